@@ -13,7 +13,7 @@ PAGE = "07b_scales_and_formats"
 #: Formats of the page's first table.
 NAMES = (
     "NF4, blocks of 64", "NF4, blocks of 32", "NF4, blocks of 16", "int4, zero point, blocks of 24",
-    "HQQ, blocks of 64", "NVFP4", "MXFP4",
+    "HQQ, blocks of 32, 8 bits", "HQQ, blocks of 64, 16 bits", "NVFP4", "MXFP4",
 )  # fmt: skip
 #: Bits and three percentages of a row of section 5's table.
 OF = r" +([\d.]+)" + r"\s+([\d.]+)%" * 3
@@ -37,43 +37,56 @@ def apart(name: str) -> tuple[str, str]:
 
 def test_short_blocks_with_8_bit_scales_lose_least():
     table = {name: row(name) for name in NAMES}
-    qlora, int4, nf4 = (table[name] for name in ("NF4, blocks of 64", NAMES[3], "NF4, blocks of 16"))
-    others = [own for own in table.values() if own not in (int4, nf4)]
-    assert int4[0] == nf4[0] and int4[2] == nf4[2]
-    assert all(float(own[i]) < float(other[i]) for i in (1, 2) for own in (int4, nf4) for other in others)
-    said(PAGE, "NF4 in blocks of 16 and int4 with a zero point in blocks of 24 lose least")
+    qlora, nf4 = (table[name] for name in ("NF4, blocks of 64", "NF4, blocks of 16"))
+    least = [table[name] for name in NAMES[2:5]]
+    others = [own for own in table.values() if own not in least]
+    assert len({own[0] for own in least}) == 1
+    assert all(float(own[i]) < float(other[i]) for i in (1, 2) for own in least for other in others)
+    said(PAGE, "NF4 in blocks of 16, int4 with a zero point in blocks of 24 and HQQ in blocks of 32 lose least")
     more = f"{float(nf4[0]) - float(qlora[0]):.2f}"
     said(PAGE, f"With {more} bits more, spent on short blocks, the outputs lose {nf4[2]} % instead of {qlora[2]} %")
+    assert all(float(own[2]) <= float(nf4[2]) for own in least)
     said(PAGE, f"NF4 in blocks of 16 ({nf4[0]} bits) loses {nf4[2]} % of the outputs, QLoRA's format ({qlora[0]}) "
                f"{qlora[2]} %")  # fmt: skip
     said(PAGE, f"a weight of QLoRA's format took {qlora[0]} bits")
 
 
-def test_the_newer_formats_lie_above_nf4_s_line_as_the_caption_says():
+def test_long_scales_nvfp4_and_mxfp4_lie_above_nf4_s_line_as_the_caption_says():
     line = [[float(x) for x in row(f"NF4, blocks of {size}")] for size in (64, 32, 16)]
-    for name in ("HQQ, blocks of 64", "MXFP4", "NVFP4"):
+    for name in ("HQQ, blocks of 64, 16 bits", "MXFP4", "NVFP4"):
         bits, _, outputs = map(float, row(name))
         (left, _, high), (right, _, low) = next(
             pair for pair in zip(line, line[1:], strict=False) if pair[0][0] < bits <= pair[1][0]
         )
         assert outputs > 1.2 * (high + (low - high) * (bits - left) / (right - left))
-    said(PAGE, "HQQ, NVFP4 and MXFP4 lose more than NF4 with as many bits")
+    for name in ("int4, zero point, blocks of 24", "HQQ, blocks of 32, 8 bits"):
+        bits, _, outputs = map(float, row(name))
+        assert bits == line[-1][0] and outputs == pytest.approx(line[-1][2], rel=0.05)
 
 
-def test_e2m1_keeps_the_accuracy_of_a_task():
-    found = results.read("formats").difference("full, e2m1", "full")
-    said(PAGE, f"E2M1 in blocks of 64 left accuracy on film sentences {found}")
+def test_such_differences_may_not_show_in_a_task():
+    formats = results.read("formats")
+    (found,) = {str(formats.difference(f"full, {code}", "full")) for code in ("int4", "fp4", "nf4", "e2m1")}
+    said(PAGE, "Such differences may not show in a task")
+    said(PAGE, f"int4, fp4, NF4 and E2M1 in blocks of 64 left accuracy on film sentences {found}")
+    (fp4,) = printed("07_quantization", r"blocks of 64 +squared error on MiniLM[\s\S]*?\nfp4 +([\d.]+)%")
+    assert all(float(row(name)[1]) < float(fp4) for name in NAMES)
+    said(PAGE, f"though fp4's error of {fp4} % (07) is above all of these")
 
 
-def test_hqq_gains_little_for_its_bits():
-    hqq, short = row("HQQ, blocks of 64"), row("NF4, blocks of 32")
+def test_hqq_needs_short_scales():
+    long, short = row("HQQ, blocks of 64, 16 bits"), row("HQQ, blocks of 32, 8 bits")
     (plain,) = printed("07_quantization", r"blocks of 64 +squared error on MiniLM[\s\S]*?\nint4, zero point +([\d.]+)%")
-    assert float(hqq[1]) < 0.95 * float(plain)
-    said(PAGE, f"The fit lowers the weights' error only to {hqq[1]} %, from {plain} % with plain zero points (07)")
-    said(PAGE, f"its scale and zero point take {round(64 * (float(hqq[0]) - 4)) // 2} bits each")
-    assert all(float(one) < float(other) for one, other in zip(short, hqq, strict=True))
-    assert round(float(hqq[0]) - float(short[0]), 2) == 0.25
-    said(PAGE, "NF4 in blocks of 32 loses less, for a quarter of a bit less")
+    assert float(long[1]) < 0.95 * float(plain)
+    said(PAGE, f"its fit lowers the weights' error from {plain} % (plain zero points, 07) to {long[1]} %")
+    assert round(64 * (float(long[0]) - 4)) // 2 == 16
+    said(PAGE, "scales and zero points of 16 bits spend the gain")
+    nf4 = row("NF4, blocks of 16")
+    assert float(long[0]) == pytest.approx(float(nf4[0]), abs=0.01)
+    assert all(float(long[i]) > 1.2 * float(nf4[i]) for i in (1, 2))
+    assert all(float(short[1]) < 0.97 * float(row(name)[1]) for name in NAMES if name != NAMES[4])
+    said(PAGE, f"With 8 bits and blocks of 32 it is {short[1]} %, the smallest on each matrix")
+    said(PAGE, "a power of two. HQQ needs short scales")
 
 
 def test_the_hardware_formats_lose_more_than_nf4_with_as_many_bits():
@@ -91,10 +104,22 @@ def test_a_whole_bit_goes_into_the_code():
         for name in ("NF4, blocks of 8, 8 bits", "NF5, blocks of 256, 8 bits")
     )
     assert round(float(bits), 1) == round(float(wide), 1) == 5.0 and float(blocks) > 1.8 * float(code)
-    said(PAGE, "A whole bit goes into the code, a fraction into the blocks")
+    said(PAGE, "A whole bit goes into the code, a fraction into the blocks or some rows' code")
     assert 0.45 < float(code) / float(blocks) < 0.55
     said(PAGE, f"At 5.0 bits NF5 has about half the error of NF4 in shorter blocks, {code} % against {blocks} %")
-    said(PAGE, "A fraction of a bit more goes into short blocks, a whole one into the code")
+    said(PAGE, "A fraction of a bit more goes into short blocks or some rows' code, a whole one into the code")
+
+
+def test_a_third_of_the_rows_in_nf5_beats_shorter_blocks():
+    bits, error = printed(PAGE, r"mixed: ([\d.]+) bits a weight, error ([\d.]+) %")
+    same, alone, _ = row("NF4, blocks of 16")
+    assert f"{float(bits):.2f}" == same and float(error) < 0.95 * float(alone)
+    said(PAGE, f"Mixed, a third of each matrix's rows in NF5 and the rest in NF4 (blocks of 32), they lose {error} % "
+               f"at {same} bits; NF4 in blocks of 16 loses {alone} %")  # fmt: skip
+    # a quarter of a bit goes into the blocks: NF4 in blocks of 64 mixed with NF5 would lose more than blocks of 32
+    (left, high, _), (between, short, _) = (map(float, row(f"NF4, blocks of {size}")) for size in (64, 32))
+    right, low = map(float, printed(PAGE, r"NF5, blocks of 256, 8 bits: ([\d.]+) bits a weight, error ([\d.]+) %"))
+    assert short < high + (low - high) * (between - left) / (right - left)
 
 
 def test_what_double_quantization_buys():
@@ -112,12 +137,15 @@ def test_nf_k_is_for_three_and_four_bits():
     assert [ratio < 1 for ratio in symmetric.values()] == [False] * 4 + [True] * 3
     assert [ratio < 0.9 for ratio in zero.values()] == [True] + [False] * 2 + [True] * 4
     assert all(0.97 <= zero[k] <= 1.03 for k in (3, 4)) and round(1 / zero[8]) == 6
-    said(PAGE, "NF-k is for three and four bits. There integers with a zero point are about level with it, and take "
-               "more bits. From five bits on they win, at eight by a factor of six")  # fmt: skip
+    said(PAGE, "In blocks of 64 NF-k is for three and four bits. There integers with a zero point are about level, and "
+               "take more bits; in short blocks int4 is level or ahead (section 1). From five "
+               "bits on they win, at eight by a factor of six")  # fmt: skip
+    int4, nf4 = row("int4, zero point, blocks of 24"), row("NF4, blocks of 16")
+    assert int4[0] == nf4[0] and float(int4[1]) < 0.95 * float(nf4[1]) and int4[2] == nf4[2]
     said(PAGE, "Symmetric integers win from six")
     assert zero[2] == 0.67
     said(PAGE, "NF2 is a poor table: integers with a zero point have a third less error")
-    said(PAGE, "NF-k's levels pay at three and four bits, integers with a zero point from five on")
+    said(PAGE, "In blocks of 64 NF-k's levels pay at three and four bits, integers with a zero point from five on")
 
 
 def test_activations_need_a_zero_point():
@@ -171,19 +199,26 @@ def test_fp16_and_bf16():
 
 
 def test_what_gptq_does_in_this_run():
-    plain, ours = (printed(PAGE, rf"\na step a row, {name}{OF}")[1:] for name in ("rounded", "GPTQ"))
-    said(PAGE, f"GPTQ brings the outputs' error on other sentences from {plain[2]} % to {ours[2]} %")
-    said(PAGE, f"The weights' error more than doubles, from {plain[0]} % to {ours[0]} %")
-    assert float(ours[0]) > 2 * float(plain[0]) and float(ours[2]) < 0.5 * float(plain[2])
-    said(PAGE, f"For no bits GPTQ brings the outputs' error from {plain[2]} % to {ours[2]} %, about that of NF4 in "
-               "blocks of 64, and more than doubles the weights'")  # fmt: skip
-    said(PAGE, f"On those behind H the error is {ours[1]} %")
+    plain, few, many = (
+        printed(PAGE, rf"\n{name}{OF}")[1:]
+        for name in ("a step a row, rounded", "GPTQ, H of 64 sentences", "GPTQ, H of 512")
+    )
+    said(
+        PAGE, f"With 512 sentences behind H, GPTQ brings the outputs' error on others from {plain[2]} % to {many[2]} %"
+    )
+    assert 1.8 < float(many[0]) / float(plain[0]) < 2 and float(many[2]) < 0.5 * float(plain[2])
+    said(PAGE, f"The weights' error nearly doubles, from {plain[0]} % to {many[0]} %")
+    said(PAGE, f"For no bits GPTQ brings the outputs' error from {plain[2]} % to {many[2]} % and nearly doubles the "
+               "weights'")  # fmt: skip
+    seen, unseen = map(float, few[1:])
+    assert unseen > 1.2 * seen and float(many[2]) == pytest.approx(float(many[1]), rel=0.05)
+    said(PAGE, f"GPTQ fits few sentences. With 64 behind H the error is {few[1]} % on them, {few[2]} % on others")
 
 
 def test_nf4_in_blocks_has_about_what_gptq_reaches_with_a_step_a_row():
-    blocks, ours = (printed(PAGE, rf"\n{name}{OF}") for name in ("NF4, blocks of 64", "a step a row, GPTQ"))
-    assert float(ours[3]) == pytest.approx(float(blocks[3]), rel=0.1)
-    said(PAGE, "NF4 in blocks does as well, without sentences: QLoRA's format has "
+    blocks, ours = (printed(PAGE, rf"\n{name}{OF}") for name in ("NF4, blocks of 64", "GPTQ, H of 512"))
+    assert float(ours[3]) < float(blocks[3]) == pytest.approx(float(ours[3]), rel=0.1)
+    said(PAGE, "NF4 in blocks does nearly as well, without sentences: QLoRA's format has "
                f"{blocks[3]} %, for {blocks[0]} bits instead of {ours[0]}")  # fmt: skip
 
 
@@ -192,12 +227,9 @@ def test_training_through_the_rounding_wins_back_a_part():
     plain, after, through, always = (float(printed(PAGE, rf"\n{way} +([\d.]+)")[0]) for way in ways)
     gain, half = printed(PAGE, r"2 bits, through minus afterwards: ([\d.]+) ± ([\d.]+) points")
     assert always < after < through < plain and float(gain) > float(half)
-    said(PAGE, f"Rounding afterwards costs {100 * (plain - after):.1f} points of accuracy. Training through it is "
-               f"better by {gain} ± {half}, on the same sentences")  # fmt: skip
-    back = (through - after) / (plain - after)
-    assert round(100 * back, -1) == 60
-    said(PAGE, "In this run training through the rounding saves about 60 % of what rounding costs")
-    said(PAGE, "won back about 60 % of what 2 bits cost in this run")
+    said(PAGE, f"In this run training through the rounding wins back {gain} ± {half} of the "
+               f"{100 * (plain - after):.1f} points of accuracy that rounding costs")  # fmt: skip
+    said(PAGE, f"won back {gain} ± {half} of {100 * (plain - after):.1f} points in this run")
     code = "\n".join(cell.source for cell in read(PAGE).cells if cell.cell_type == "code")
     here = re.search(r"^encoder_steps = (\d+)", code, re.MULTILINE)[1]
     said(PAGE, f"more steps (07's runs had {results.read('formats').steps('full')}, this one {here})")
