@@ -36,22 +36,23 @@ def test_a_linear_probe_comes_close(film):
     assert pruned.verdict == "better"
     said(PAGE, f"The whole adapter is only {tenths(ahead).removeprefix('better by ')} ahead of a linear probe")
     said(PAGE, "a linear probe on the mean of the frozen model's tokens; the one that SNIP cut stays ahead")
-    said(PAGE, "On the pooler's output, which the head reads, a probe gets "
-               f"{film.accuracy('probe-cls').value:.3f}.")  # fmt: skip
     said(PAGE, f"the whole adapter is only {round(100 * ahead.value)} points ahead of a linear probe.")
 
 
-def test_few_weights_do(film):
-    assert film.difference("pfeiffer r=1", BEST).verdict == "equal for practical purposes"
-    said(PAGE, "Pfeiffer's adapter of width one equals the whole adapter for practical purposes")
+def test_few_weights_do(film, compared):
+    assert compared["one"].verdict == "equal for practical purposes"
+    head = film.parameters("head")
+    one, cut = (film.parameters(arm) - head for arm in ("pfeiffer r=1", BEFORE[1]))
+    assert (one, round(cut / one)) == (6 * (2 * 384 + 385), 5)
+    said(PAGE, "Pfeiffer's adapter of width one equals the one that SNIP cut for practical purposes, "
+               "with a fifth of its parameters")  # fmt: skip
+    said(PAGE, "Pfeiffer's adapter of width one, a fifth as large, is equal for practical purposes")
     said(PAGE, f"and {12 * (64 + 384):,} biases; only the weights are pruned")
 
 
-def test_the_file_of_the_exercise_is_a_sixteenth():
-    weights, biases = 12 * 384 * WIDE, 6 * (WIDE + 384)
-    whole, left = weights + biases, KEEP
-    assert round(whole / left) == 30 and round(4 * whole / (4 * left + weights / 8)) == 16
-    said(PAGE, "a thirtieth of the entries; with one bit for each weight the file is a sixteenth")
+def test_the_exercise_leaves_a_thirtieth():
+    assert round((12 * 384 * WIDE + 6 * (WIDE + 384)) / KEEP) == 30
+    said(PAGE, f"Leave at most keep = {KEEP:,} entries different from 0 (a thirtieth)")
 
 
 def test_what_the_exercise_says_of_its_adapters():
@@ -59,7 +60,7 @@ def test_what_the_exercise_says_of_its_adapters():
     said(PAGE, f"All {biases:,} biases kept leave {KEEP - biases:,} weights")
     said(PAGE, f"all biases and the {KEEP - biases:,} largest weights, not trained again | {100 * CUT:.0f} %")
     said(PAGE, f"the wide ones | {100 * WHOLE:.0f} %")
-    said(PAGE, f"no points if more than half of the gain over {100 * NOTHING:.0f} % stays, as in notebook 02")
+    said(PAGE, f"no points if more than half of the gain over {100 * NOTHING:.0f} % stays")
     said("02_adapters", f"If more than half of the gain over {100 * NOTHING:.0f} % is left, you get no points")
     said(PAGE, f"keep the last {FRESH} rows back, which trained() has not seen, and aim above {100 * ASKED:.0f} %")
 
@@ -75,6 +76,7 @@ def compared(film) -> dict:
     pairs = {(share, start): (f"{arm}, magnitude {share}% after", arm)
              for share in (80, 95) for start, arm in STARTS.items()}  # fmt: skip
     pairs |= {"whole": (BEFORE[1], BEST), "random": BEFORE[1:], "probe": (BEFORE[1], "probe")}
+    pairs["one"] = (BEFORE[1], "pfeiffer r=1")
     return film.paired(pairs | {"large": ("large-sparse", "narrow")})
 
 
@@ -92,10 +94,8 @@ def test_cut_after_training(film, compared):
     lost = str(eighty).removeprefix("worse by ")
     assert (eighty.verdict, most.verdict) == ("worse",) * 2
     assert (loose.verdict, all_but.verdict) == ("no clear difference",) * 2
-    own = zip(film.seeds(BEST), film.seeds(f"{BEST}, magnitude 80% after"), strict=True)
-    ends = [round(100 * (whole - cut)) for whole, cut in own]
-    said(PAGE, f"From a start of 0.02, cutting 80 % by size cost {lost}; from 0.001 the three seeds lost "
-               f"{min(ends)} to {max(ends)}, too unlike for a verdict, as at 95 %")  # fmt: skip
+    said(PAGE, f"From a start of 0.02, cutting 80 % by size cost {lost}; "
+               "from 0.001 the three seeds are too unlike for a verdict")  # fmt: skip
     for arm in STARTS.values():
         whole, *cuts = (film.seeds(one) for one in (arm, *(f"{arm}, magnitude {cut}% after" for cut in (80, 95))))
         assert all(after < before for cut in cuts for after, before in zip(cut, whole, strict=True))
@@ -104,63 +104,78 @@ def test_cut_after_training(film, compared):
 
 def test_large_sparse(compared):
     large = compared["large"]
-    assert large.verdict == "equal for practical purposes" and large.p > 0.05 and large.family == 8
+    assert large.verdict == "equal for practical purposes" and large.p > 0.05 and large.family == 9
     value = large.in_points().replace("+", "").split(" ", 1)[0]
     said(PAGE, f"Large-Sparse gains little, if anything: {value} points on a narrow adapter with as many weights, "
-               "equal for practical purposes, and among eight comparisons perhaps luck")  # fmt: skip
-    said(PAGE, "A narrow adapter with as many weights is equal for practical purposes")
+               "equal for practical purposes, and among nine comparisons perhaps luck")  # fmt: skip
 
 
 def test_snip_and_size_on_a_trained_adapter(film):
     found = [film.difference(f"{arm}, snip 80% after", f"{arm}, magnitude 80% after") for arm in STARTS.values()]
     assert {one.verdict for one in found} == {"no clear difference"}
     wide, own = (str(one).removeprefix("no clear difference (").removesuffix(")") for one in found)
-    by = f"{round(100 * found[0].value)} points, {wide.removesuffix(' points')}".replace("-", "−")
-    said(PAGE, f"nor can three longer [stored runs](../data/evidence/README.md) (SNIP minus size: {by})")
+    said(PAGE, f"At the tuned rate three seeds show no clear difference (SNIP minus size, {wide})")
     said(EVIDENCE, "By SNIP instead of magnitude there is no clear difference at 80 % "
                    f"({own} from a start of 0.001, {wide.removesuffix(' points')} from 0.02)")  # fmt: skip
 
 
+def by_run(film: results.Results, arm: str) -> dict[tuple[float, int], float]:
+    r"""The test accuracy of each run at the rates of the search that all had."""
+    return {
+        (rate, run.cell.seed): statistics.fmean(run.correct)
+        for rate, of in film.whole(arm).items() if rate <= 0.003 for run in of
+    }  # fmt: skip
+
+
 def test_what_each_cut_costs(film):
-    r"""Of every run at the rates of the search that all had that learned, and then was cut."""
-
-    def runs(arm: str) -> dict[tuple[float, int], float]:
-        return {
-            (rate, run.cell.seed): statistics.fmean(run.correct)
-            for rate, of in film.whole(arm).items() if rate <= 0.003 for run in of
-        }  # fmt: skip
-
+    r"""Of every run that reached 0.80 and then was cut."""
     cost: dict[int, list[float]] = {80: [], 95: []}
+    mild, ahead = [], 0
     for arm in STARTS.values():
-        learned = {cell: value for cell, value in runs(arm).items() if value > 0.55}
+        reached = {cell: value for cell, value in by_run(film, arm).items() if value >= 0.8}
         for share, costs in cost.items():
-            after = runs(f"{arm}, magnitude {share}% after")
-            costs += [100 * (value - after[cell]) for cell, value in learned.items()]
-    assert len(cost[80]) == 17 and 9 < min(cost[95]) < 10
-    span = f"{min(cost[80]):.1f} to {max(cost[80]):.0f} points"
-    said(EVIDENCE, f"The runs that learned, from both starts, lost {span} at 80 %, and at least 9 at 95 %")
-    said(PAGE, f"Over all rates tried, runs that learned lost {span.removesuffix(' points')}, and at least 9 at 95 %")
-    said(PAGE, "Cut after training by size and left alone, runs that learned "
-               f"lost {span} at 80 %, at least 9 at 95 %")  # fmt: skip
+            after = by_run(film, f"{arm}, magnitude {share}% after")
+            costs += [100 * (value - after[cell]) for cell, value in reached.items()]
+        size, snip = (by_run(film, f"{arm}, {score} 80% after") for score in ("magnitude", "snip"))
+        mild += [100 * (value - size[cell]) for cell, value in reached.items() if cell[0] == 0.003]
+        ahead += sum(size[cell] > snip[cell] for cell in reached)
+    runs, words = len(cost[80]), {3: "three"}
+    eighty, most = (f"{min(cost[80]):.1f} to {max(cost[80]):.0f}", f"{min(cost[95]):.0f} to {max(cost[95]):.0f}")
+    assert 4 < max(mild) < 5 and all(max(film.whole(arm)) == 0.003 for arm in STARTS.values())
+    under, spans = f"at 80 %, under 5 in all {words[len(mild)]} at", f", and {most} at 95 %"
+    said(
+        EVIDENCE,
+        f"The {runs} runs that reached 0.80, from both starts, lost {eighty} points {under} a rate of 0.003{spans}",
+    )
+    said(PAGE, f"Over all rates, runs that reached 0.80 lost {eighty} {under} the highest rate{spans}")
+    said(PAGE, "Cut after training by size and left alone, runs that reached 0.80 "
+               f"lost {eighty} points at 80 %, {most} at 95 %")  # fmt: skip
+    said(PAGE, f"of {runs} longer [stored runs](../data/evidence/README.md) that reached 0.80 before the cut "
+               f"(three seeds, several rates), size keeps more in {ahead}. At the tuned")  # fmt: skip
+    said(EVIDENCE, f"over all rates {ahead} of the {runs} keep more by magnitude")
 
 
 def test_what_gradients_and_moments_hold():
     weights, biases = 12 * 2 * 384 * 64, 12 * (64 + 384)
     whole, left = (12 * (weights * share + biases) / 1e6 for share in (1, 0.05))  # three of 4 bytes each
     frozen = 4 * results.read("adapters").parameters("full") / 1e6
-    said(PAGE, f"from {whole:.1f} MB to {left:.1f} MB at 95 %. Beside them stand {frozen:.0f} MB of frozen model")
+    said(PAGE, f"Adam's two moments shrink too, from {whole:.1f} MB to {left:.1f} MB at 95 %")
+    said(PAGE, f"Beside them stand {frozen:.0f} MB of frozen model")
+    (more,) = printed("02_adapters", r"\nHoulsby, r = 64 .* ([\d.]+)%")
+    said(PAGE, f"the whole adapter adds {more} % to a block's multiplications (notebook 02)")
 
 
 def test_the_sizes_of_the_starts(film):
     said(PAGE, 'start both away from 0, with a standard deviation of 0.02 (init="bert")')
-    said(PAGE, "All start with a deviation of 0.02, as in section 3. At a rate of 0.001 one of three whole adapters "
-               "learns nothing; from Houlsby's own deviation, 0.001, all three learn (at 0.003 some fail from "
-               "either). So the whole adapter also starts, and is cut, from there: the one to beat")  # fmt: skip
+    said(PAGE, "All start with a deviation of 0.02, as in section 3. From there one whole adapter in three learns "
+               "nothing at learning rates of 0.001 and 0.003. So the whole adapter also starts, and is cut, from "
+               "Houlsby's own deviation (start 0.001), which fails only at 0.003: the one to beat")  # fmt: skip
     assert max(STARTS.values(), key=lambda arm: film.accuracy(arm).value) == BEST
     fail = {
         (rate, arm): [statistics.fmean(run.correct) < 0.55 for run in film.whole(arm)[rate]].count(True)
-        for rate in (0.001, 0.003) for arm in STARTS.values()
+        for rate in (0.0003, 0.001, 0.003) for arm in STARTS.values()
     }  # fmt: skip
+    assert not fail[0.0003, BEST]
     assert (fail[0.001, "wide"], fail[0.001, BEST], fail[0.003, "wide"], fail[0.003, BEST]) == (1, 0, 1, 2)
     assert HoulsbyAdapter().init == "houlsby"
     down, up = torch.nn.Linear(384, 64), torch.nn.Linear(64, 384)
