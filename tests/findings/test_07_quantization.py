@@ -111,12 +111,13 @@ def test_three_bits():
     assert abs(nf3.value - int3.value) < 0.005
     said(PAGE, f"Three bits cost int3 {-100 * int3.value:.1f} points.")
     assert f"{int3.value:.3f}" == f"{nf3.value:.3f}"
-    said(PAGE, "nf3 loses as many, but its interval is too wide for a verdict")
+    alone = FORMATS.difference("full, nf3", "full")
+    assert alone.verdict == "worse" and nf3.high == alone.high < 0  # so it is the adjustment that decides
+    said(PAGE, "nf3 loses as many: no clear difference after Holm's adjustment")
 
 
 def test_two_bits():
     assert str(TABLE["full, nf2"]) == "worse by 14 points (12 to 17)"
-    said(PAGE, "NF2 costs 14 points.")
     said(PAGE, "NF2, a poor table (07b), ruins the language model and costs the classifier 14 points")
     nf2, steps = (fmean(way(x) for x in matrices()) for way in (lambda x: measured_error(x, "nf2").squared, two_bits))
     assert steps < 0.7 * nf2
@@ -172,7 +173,10 @@ def test_the_table_of_section_3_serves_any_right_answer():
     (line,) = re.findall(r"^int4, first = (.*), W\[:64\]", sources, re.MULTILINE)
     table = eval(line, {"levels_of": code})
     assert (table.diff() > 0).all() and len(table) == 15
-    said(PAGE, "int4: fifteen equally spaced levels from −1 to 1")
+    assert len(code("int4")) == 16 and (code("int4") == 0).sum() == 2
+    said(PAGE, "The table is symmetric int4: fifteen equally spaced levels from −1 to 1; "
+               "the sixteenth code is a second zero")  # fmt: skip
+    said(PAGE, "Below is a block without a zero point (symmetric)")
 
     def bisecting(x, levels, block):  # uses that the levels ascend, as the exercise says
         y = x.view(-1, block)
@@ -240,7 +244,7 @@ def test_errors_of_four_bits():
     )
     said(PAGE, "On MiniLM NF4 has the smallest error of these four in blocks of 64, "
                f"{nf4} % against {int4} % for symmetric int4")  # fmt: skip
-    said(PAGE, f"The fairer rival comes close: {affine} %, for a sixteenth of a bit a weight more")
+    said(PAGE, f"The fairer rival comes close: {affine} %, for four bits a block more")
     said(PAGE, "Section 7 decides, at equal bits")
     assert float(nf4) < float(affine) < float(int4) < float(fp4)
     assert float(affine) < 1.05 * float(nf4)
@@ -269,6 +273,8 @@ def test_the_format_that_a_model_was_stored_in():
     assert q4_1[0] == "0" and float(nf4[0]) > 0.5
     assert printed(PAGE, r"the first row of the file is the model's: (True)")
     said(PAGE, "the fp32 weights that we load are already values of Q4_1")
+    assert abs(float(nf4[0]) / float(nf4[1]) - 1) < 0.05
+    said(PAGE, "NF4, whose levels stand elsewhere, loses about as much as on MiniLM")
     said(PAGE, f"MiniLM was never rounded: there Q4_1 has {q4_1[1]} %, NF4 {nf4[1]} %")
     assert printed(PAGE, r"5 bits a weight, squared error on one matrix of +SmolLM2 +(MiniLM)")
     ahead, of = printed(PAGE, r"Q4_1's error is smaller than NF4's on (\d+) of MiniLM's (\d+) matrices")
@@ -299,9 +305,10 @@ def test_at_equal_bits_nf4_is_ahead_of_the_zero_point_down_to_blocks_of_32():
         shown[n] = f"{bits:.2f}"
         ahead = sum(a < b for a, b in zip(own, rival, strict=True))
         assert ahead > 30 if n > 16 else ahead < 6
-        assert printed(PAGE, rf"{n}: ([\d.]+) bits, ([\d.]+)% +{longer}: ([\d.]+) bits, ([\d.]+)% +(\d+) of 36") == (
-            f"{bits:.3f}", errors[n][0], f"{more:.3f}", errors[n][1], str(ahead)
+        assert printed(PAGE, rf"\n +([\d.]+) +{n} +([\d.]+)% +{longer} +([\d.]+)% +(\d+) of 36") == (
+            shown[n], *errors[n], str(ahead)
         )  # fmt: skip
+        assert shown[n] == f"{more:.2f}"
         # One matrix, the page's, agrees with the mean.
         nf4, steps = measured_error(W(), "nf4", n, True).squared, equal_steps(W(), longer, True)
         assert (nf4 < steps) == (n > 16)
@@ -309,10 +316,10 @@ def test_at_equal_bits_nf4_is_ahead_of_the_zero_point_down_to_blocks_of_32():
     assert lead[64] > 1.15 and 1 < lead[32] < 1.05 and lead[16] < 1
     said(PAGE, "On MiniLM's weights, with scales set by each block's extremes, NF4 is better in long blocks, "
                "int4 with a zero point in short ones. "
-               f"At equal bits NF4 is well ahead at {shown[64]} bits, "
+               f"NF4 is well ahead at {shown[64]} bits, "
                f"just ahead at {shown[32]}, behind at {shown[16]}")  # fmt: skip
-    said(PAGE, "A zero point takes four bits beside the scale's eight, "
-               "so int4's blocks are longer by half: $12/96=8/64$")  # fmt: skip
+    said(PAGE, "int4's zero point takes four bits beside the scale's eight, "
+               "so at equal bits its blocks are longer by half: $12/96=8/64$")  # fmt: skip
     said(PAGE, f"On MiniLM's weights NF4 in long blocks: at QLoRA's {shown[64]} bits its error is {errors[64][0]} %, "
                f"int4's with a zero point {errors[64][1]} %. "
                f"In short blocks, at {shown[16]} bits, this int4 is ahead.")  # fmt: skip
@@ -324,8 +331,8 @@ def test_what_the_paper_has_for_nf4():
     said(PAGE, "QLoRA's paper sees a difference in perplexity: over language models of "
                f"125M to 13B its mean is {nf4.value:.1f} with NF4 and double quantization, "
                f"{int4.value:.1f} with int4 (Table 2)")  # fmt: skip
-    said(PAGE, "the paper's means do (section 8)")
-    said(PAGE, "in section 1, one language model that had been rounded before: they cannot contradict the paper")
+    said(PAGE, "do not differ clearly in our runs; the paper's means do")
+    said(PAGE, "in section 1, one language model rounded before: they cannot contradict the paper")
 
 
 def test_what_fitted_levels_gain():
@@ -338,6 +345,7 @@ def test_what_fitted_levels_gain():
     least, most = printed(PAGE, r"MiniLM, blocks of 64: a level is used by ([\d.]+)% to ([\d.]+)%")
     assert float(least) <= float(low) < float(least) + 0.5 and float(most) - 0.5 < float(high) <= float(most)
     said(PAGE, f"The fitted levels are not used equally either: {low} to {high} %")
+    said(PAGE, "A code then carries the most information, which need not mean the least error")
 
 
 def test_what_the_open_exercise_has_to_beat():
@@ -370,15 +378,16 @@ def test_bits_of_the_formats():
     said(PAGE, "have only fifteen levels")
     affine = quantize_affine(torch.randn(64, 64), bits=4, block=64)
     assert affine.codes.unique().numel() == 16
-    assert affine.grid.zero.numel() == 64  # four bits for each 64 weights
-    said(PAGE, "for a sixteenth of a bit a weight more")
+    assert affine.grid.zero.numel() == 64 and affine.grid.zero.max() < 16  # four bits for each 64 weights
+    said(PAGE, "for four bits a block more")
     q = quantize_blockwise(torch.ones(64, 64), "nf4", 16)
     assert replace(q, absmax=q.absmax.half()).bits == 4 + 16 / 16 == 4 + 2 * 16 / 32 == 5
-    said(PAGE, "Q4_1 stores two fp16 numbers for 32 weights, NF4 one for 16: both 5 bits a weight")
+    said(PAGE, "Q4_1 takes 5 bits a weight, as does NF4 with an fp16 scale for 16 weights")
     steps = quantize_absmax(torch.rand(9216)).nbytes / 9216  # bytes a step, as stored
     stored = f"{quantize_blockwise(W(), 'nf4', 16, double=True).bits:.3f}", f"{4 + (8 * steps + 4) / 24:.3f}"
-    assert printed(PAGE, r"16: ([\d.]+) bits, [\d.]+% +24: ([\d.]+) bits") == stored
-    said(PAGE, f"={4 + 8 / 64 + 32 / (64 * 256):.3f}$ bits instead of {nf4} ({4 + 16 / 64} with fp16 scales)")
+    assert stored == tuple(f"{4 + (8 + zero) / n + 32 / (n * 256):.3f}" for n, zero in ((16, 0), (24, 4)))
+    assert printed(PAGE, r"\n +([\d.]+) +16 +[\d.]+% +24 ") == (f"{float(stored[0]):.2f}",)
+    said(PAGE, f"={4 + 8 / 64 + 32 / (64 * 256):.3f}$ bits instead of {nf4}.")
 
 
 def test_the_outermost_probability():
@@ -393,8 +402,7 @@ def test_the_outermost_probability():
 
 
 def test_beside_bitsandbytes():  # double quantization: tests/quantization/test_double.py
-    said(PAGE, "Your two functions give bitsandbytes' values; with double quantization a few scales differ (08b)")
-    said("08b_seven_billion", "0.22 % of the 8-bit scale codes differ")
+    said(PAGE, "Your two functions give bitsandbytes' values.")
     assert printed(PAGE, r"same codes, scales and values as bitsandbytes: (True) (True) (True)")
     assert printed(PAGE, r"from your two functions: (\d+) of") == ("0",)
 
