@@ -422,6 +422,7 @@ def _judged(
     column: int = 4,
     shared: bool = False,
     edges: bool = True,
+    size: Callable[[float], float] = abs,
     margin: Callable[[float, int], float] = lambda variance, n: ERRORS * (variance / n) ** 0.5,
 ) -> Rule:
     r"""The right rule, or one with a single thing wrong."""
@@ -433,7 +434,7 @@ def _judged(
         gap = statistics.fmean(own[one]) - statistics.fmean(own[other])
         if edges and any(best[name] in (min(groups[name]), max(groups[name])) for name in (one, other)):
             return "widen", gap
-        if abs(gap) <= margin(sum(statistics.variance(values) for values in own.values()), len(own[one])):
+        if size(gap) <= margin(sum(statistics.variance(values) for values in own.values()), len(own[one])):
             return "cannot tell", gap
         return (one if gap > 0 else other), gap
 
@@ -469,6 +470,9 @@ VERDICT = Exercise(
         # No margin at all goes wrong at the same cases, and so does 2.8 with a variance over n.
         "up to 2.8 standard errors three seeds each tell nothing: say 'cannot tell'. Is the factor 2.8, and does "
         "the variance divide by n - 1?": (_judged(margin=lambda variance, n: 2 * (variance / n) ** 0.5)),
+        "a difference below 0 can be as clear as one above: compare its absolute value with 2.8 standard errors": (
+            _judged(size=lambda gap: gap)
+        ),
         "the sign is the other way round: the first method's accuracy minus the second's": (
             lambda runs, one, other: (verdict(runs, one, other)[0], -verdict(runs, one, other)[1])
         ),
