@@ -13,6 +13,7 @@ from coursekit.checks import lora_train
 from coursekit.comparison import costs
 from coursekit.experiments import results
 from coursekit.experiments.results import Results
+from coursekit.experiments.verdict import MARGIN
 from coursekit.models import load_decoder, load_encoder
 from coursekit.paths import DATA
 from coursekit.tasks import load_task
@@ -53,6 +54,12 @@ def test_the_verdicts_of_both_tables(lora):
     assert printed(PAGE, r"As above, with (\d+) comparisons") == (str(len(second.rows)),)
 
 
+def card_row(arm: str) -> str:
+    r"""What the card says of `arm`."""
+    card = (DATA / "evidence" / "lora.md").read_text(encoding="utf-8")
+    return re.search(rf"^\| {re.escape(arm)} \|.*$", card, re.MULTILINE).group()
+
+
 def test_what_was_trained_and_tested(lora, every):
     arms = {arm for pair in (*ASKED, *VARIANTS) for arm in pair} - {"probe"}
     (sentences,) = {len(run.correct) for arm in arms for run in lora.arms[arm]}
@@ -73,8 +80,9 @@ def test_what_was_trained_and_tested(lora, every):
 
 def test_the_margin_is_half_of_what_there_is_to_gain(lora):
     gain = lora.difference("full", "probe")
-    said(PAGE, f"Full fine-tuning is {100 * gain.value:.0f} points ahead of it. Half of that, 3 points, is our margin")
-    assert round(100 * gain.value) == 2 * 3
+    assert round(100 * gain.value) == 2 * round(100 * MARGIN)
+    said(PAGE, f"Full fine-tuning is {100 * gain.value:.0f} points ahead of it. The course's margin for equal, "
+               f"{100 * MARGIN:.0f} points, is half of that")  # fmt: skip
     card = (DATA / "evidence" / "lora.md").read_text(encoding="utf-8")
     (every,) = re.search(r"of the ([\d,]+) training sentences", card).groups()
     assert len(load_task("film", "two").data["train"]) == int(every.replace(",", ""))
@@ -87,7 +95,7 @@ def test_full_fine_tuning_alone_trains_the_pooler():
         named = dict(method.attach(load_encoder("minilm", num_labels=2)[0]).named_parameters())
         found = [p.requires_grad for name, p in named.items() if name.endswith(pooler)]
         assert found == [trains] * 2
-    said(PAGE, "Full fine-tuning also trains the pooler, which the checkpoint never trained and LoRA leaves frozen")
+    said(PAGE, "LoRA leaves the pooler frozen, which the checkpoint never trained")
 
 
 def test_a_head_on_the_mean_gives_lora_little_more(lora):
@@ -96,8 +104,8 @@ def test_a_head_on_the_mean_gives_lora_little_more(lora):
     found = pooling.difference("lora-mean", "lora")
     assert str(found) == EQUAL
     gain = found.in_points().replace("+", "").replace(" (", " points (")
-    said(PAGE, "With LoRA on query and value the [tokens' mean](../data/evidence/pooling.md) in its place gives "
-               f"{gain} more, equal by that margin")  # fmt: skip
+    said(PAGE, "With the [tokens' mean](../data/evidence/pooling.md) in its place, LoRA on query and value gains "
+               f"{gain}, equal by that margin")  # fmt: skip
 
 
 def test_all_linear_is_in_the_blocks_and_pefts_takes_the_pooler_too(lora):
@@ -116,20 +124,22 @@ def test_between_lora_and_full_fine_tuning_there_is_no_clear_difference(lora):
     everywhere, found, longer, second = (-lora.difference(*pair) for pair in (*ASKED[:2], LONGER, SECOND))
     assert everywhere.verdict == "no clear difference" and everywhere.value > 0
     behind = everywhere.in_points()[1:].replace("+", "").replace(" (", " points behind full fine-tuning (")
-    said(PAGE, f"On all linear layers LoRA is {behind}, no clear difference")
+    said(PAGE, f"After 300 steps LoRA on all linear layers is {behind}, no clear difference")
     large = "all-r8-batch64", "full-batch64"
     assert {lora.steps(arm) for arm in large} == {300 * 16 // 64}  # for as many sentences
-    assert lora.difference(*large).verdict == "no clear difference"
-    said(PAGE, f"No clear difference: on all linear layers LoRA is {behind}.")
+    wide = -lora.difference(*large)
+    assert wide.verdict == "no clear difference" and wide.value > everywhere.value
+    more = wide.in_points()[1:].replace("+", "").replace(" (", " behind (")
+    said(PAGE, f"No clear difference: on all linear layers LoRA is {behind}. In "
+               f"[batches of 64](../data/evidence/lora.md) it is {more}.")  # fmt: skip
     said(PAGE, "What we do not know: whether this holds for larger models and harder tasks")
     short = found.in_points().replace("+", "")
-    lower = short.replace(" (", " points (")
-    said(PAGE, f"On query and value LoRA may be a little behind, by {lower}, not clearly")
+    said(PAGE, f"and may be {short.replace(' (', ' behind full fine-tuning (')}.")
     said(PAGE, f"On query and value it may be a little behind ({short.replace(' (', '; ')}")
     assert str(longer) == str(second) == EQUAL and {lora.steps(arm) for arm in (*LONGER, *SECOND)} == {600}
     lower, higher = (f"{100 * found.value:.1f}" for found in (longer, second))
-    said(PAGE, f"After 600 steps the two are equal by our margin, LoRA {lower} or {higher} points behind, as two of "
-               "full fine-tuning's rates tie on validation.")  # fmt: skip
+    said(PAGE, f"After 600 steps it is {lower} or {higher} behind (two of full's rates tie), equal by our margin.")
+    said(PAGE, f"after 600 steps by {lower} or {higher}, and beats a linear probe")
     assert (lora.rate(SECOND[1]), lora.rate(LONGER[1])) == (1e-4, 3e-5)  # how near the two are: the next test
     assert round(1e3 * lora.parameters("qv-r8") / lora.parameters("full")) == 3
     said(PAGE, "LoRA on query and value trains 0.3 % of the parameters")
@@ -146,39 +156,45 @@ def test_the_rate_of_full_fine_tuning_at_600_steps_was_a_close_choice(lora, ever
 
 def test_it_is_ahead_of_a_linear_probe(lora):
     found = lora.difference(*PROBE[0])
-    said(PAGE, f"LoRA beats a linear probe, on query and value {str(found).removeprefix('better ')}")
-    said(PAGE, f"and is {found} than a linear probe")
+    gain = str(found).removeprefix("better ")
+    said(PAGE, f"On query and value LoRA beats a linear probe {gain}, and may be")
+    said(PAGE, f"and beats a linear probe {gain}.")
 
 
 def test_ranks_and_places_are_equal_for_practical_purposes(lora):
     assert {str(lora.difference(*pair)) for pair in (*RANKS, FEWER, *PLACES)} == {EQUAL}
-    lower = 100 * lora.difference(*RANKS[1]).value
-    said(PAGE, f"By our margin rank 64 equals rank 8, as does rank 1, though {lower:.1f} points lower")
+    lowest = -lora.difference("qv-r1", "full")
+    behind = lowest.in_points()[1:].replace("+", "").replace(" (", " points behind full fine-tuning (")
+    said(PAGE, f"Ranks 64 and 1 equal rank 8, though rank 1 may be {behind}.")
+    row = card_row("qv-r1")  # among the card's comparisons it is not clear
+    assert (-lowest).in_points() in row and "| no clear difference |" in row
     assert all(lora.parameters(arm) == pytest.approx(330_000, rel=0.03) for pair in PLACES for arm in pair)
-    said(PAGE, "attention, the MLP, or query and value alone equal all linear layers")
+    assert lora.parameters("qv-r8") < lora.parameters("all-r8") / 4
+    said(PAGE, "Attention or the MLP at equal size, and query and value at under a quarter, equal all linear")
 
 
 def test_relatives_of_lora_bring_no_gain(lora):
     assert {str(lora.difference(*pair)) for pair in RELATIVES} == {EQUAL}
     lower = -100 * lora.difference(*RELATIVES[1]).value
     said(PAGE, f"[VeRA](https://arxiv.org/abs/2310.11454) ({lower:.1f} points lower) and "
-               "[OFT](https://arxiv.org/abs/2306.07280) equal LoRA by our margin")  # fmt: skip
+               "[OFT](https://arxiv.org/abs/2306.07280) equal LoRA.")  # fmt: skip
     assert all(lora.difference(*pair).value < -0.01 for pair in STARTS)  # adjusted verdicts: the tables' test
     (rate,) = {lora.rate(arm) for arm, _ in STARTS}
+    assert rate < lora.rate("all-r8")
+    for arm, _ in STARTS:  # at LoRA's rate some seeds of theirs fail
+        assert min(run.validation for run in lora.whole(arm)[lora.rate("all-r8")]) < lora.validation("probe") - 0.1
     assert {str(lora.at("all-r8", rate).difference(*pair)) for pair in STARTS} == {EQUAL}
-    said(PAGE, "[EVA](https://arxiv.org/abs/2410.07170)) LoRA is lower, not clearly; at their best rate, "
-               f"{f'{rate:.0e}'.replace('e-0', 'e-')}, plain LoRA is as low")  # fmt: skip
+    said(PAGE, "[EVA](https://arxiv.org/abs/2410.07170)) LoRA is lower, not clearly: they need a lower rate, where "
+               "plain LoRA is equal.")  # fmt: skip
 
 
-def test_its_best_learning_rate_is_three_to_a_hundred_times_that_of_full_fine_tuning(lora, every):
+def test_its_best_learning_rate_is_ten_times_that_of_full_fine_tuning_or_more(lora, every):
     ranks = "qv-r1", "qv-r8", "qv-r64"
     pairs = *((arm, "full") for arm in (*ranks, "all-r8", "attention-r18", "mlp-r14")), LONGER
-    pairs = *pairs, ("all-r8-batch64", "full-batch64")
     assert not any(once_beside(every, arm) for arm in ("full", *ranks))  # the rates beside the best have all seeds
-    low, *_, high = sorted(lora.rate(one) / lora.rate(full) for one, full in pairs)
-    assert low == pytest.approx(3, rel=0.12) and high == pytest.approx(100, rel=0.12)
-    said(PAGE, f"In [our settings](../data/evidence/lora.md) LoRA's best is {low:.0f} to {high:.0f} times full "
-               "fine-tuning's")  # fmt: skip
+    assert min(lora.rate(one) / lora.rate(full) for one, full in pairs) == pytest.approx(10)
+    assert lora.rate("all-r8-batch64") / lora.rate("full-batch64") == pytest.approx(3, rel=0.12)
+    said(PAGE, "LoRA's best is at least ten times full fine-tuning's (batches of 64: three).")
     assert lora.rate("all-r8") / lora.rate("full") == pytest.approx(10)
     said(PAGE, "$r=8$, $\\alpha=2r$ (not varied here), and about ten times the learning rate of full "
                "fine-tuning")  # fmt: skip
@@ -188,7 +204,9 @@ def test_what_a_step_costs_is_what_was_measured():
     full, lora, everywhere = (costs.read()[arm] for arm in ("full", "lora", "lora-all-linear"))
     peaks = [f"{row.peak / 1e6:.0f}" for row in (full, lora)]
     said(PAGE, f"At the peak {peaks[0]} MB become {peaks[1]}, a factor of {full.peak / lora.peak:.1f}")
-    said(PAGE, f"a step of MiniLM needed {peaks[1]} MB in place of {peaks[0]} at its peak, and {lora.step_ratio:.2f}")
+    said(PAGE, f"a step of MiniLM peaked at {peaks[1]} MB (query and value) or {everywhere.peak / 1e6:.0f} (all linear "
+               f"layers) in place of {peaks[0]}, and took {lora.step_ratio:.2f} or {everywhere.step_ratio:.2f} of the "
+               "time")  # fmt: skip
     n, N = lora.trained + lora.head, full.trained + full.head + lora.trained
     states = lora.weights + lora.gradients + lora.optimizer
     assert f"{(4 * N + 12 * n) / 1e6:.0f}" == f"{states / 1e6:.0f}"
@@ -264,14 +282,16 @@ def test_what_merging_costs_is_what_was_measured():
     )  # fmt: skip
     assert n_single == n_rounded == n_half == "0" and int(n_away) > 25
     said(PAGE, "On neither base does merging change a grade of these 40")
-    said(PAGE, f"On the bfloat16 base it moves the logits by {half}, where the adapter itself moves them by {away}")
+    assert round(float(half) / float(rounded)) == 12
+    said(PAGE, f"On the bfloat16 base it moves the logits by {half}: twelve times as far as rounding that base does "
+               f"({rounded}), a thirtieth as far as the adapter does ({away})")  # fmt: skip
     assert float(rounded) < float(half) and float(single) < 1e-5
     assert round(float(away) / float(half), -1) == 30
     said(PAGE, "our logits moved a thirtieth as far as the adapter moves them")
     (stay,) = printed(PAGE, r"(\d+)% of the entries stay as they were")
     said(PAGE, f"In this run {stay} % of the entries stay as they were, the smallest beside their weights: merging "
                "drops this part of the update and rounds the rest")  # fmt: skip
-    said(PAGE, f"On a bfloat16 base the sum is rounded: {stay} % of the update's entries vanished")
+    said(PAGE, f"On a bfloat16 base {stay} % of the update's entries vanished in the sum")
 
 
 def test_the_cut_updates_are_told_as_they_are():
@@ -289,8 +309,8 @@ def test_the_cut_updates_are_told_as_they_are():
     said(PAGE, f"yet rank 8 still keeps {shuffled} % of the update, of a random matrix about {noise} %")
     squares = torch.linalg.svdvals(torch.randn(384, 384, generator=torch.Generator().manual_seed(0))) ** 2
     assert f"{100 * squares[:8].sum() / squares.sum():.0f}" == noise
-    said(PAGE, "the cut one does, with the rest still tuned")
-    said(PAGE, "in every matrix of the blocks, the rest still tuned, the update of 40 steps kept its accuracy "
+    said(PAGE, "the cut one does")
+    said(PAGE, "Cut to rank 8, the rest still tuned, a full update of 40 steps kept its accuracy "
                f"({table[8][0]} beside {table[384][0]} in our run)")  # fmt: skip
 
 
@@ -300,14 +320,17 @@ def test_pefts_file_holds_four_bytes_a_number():
     said(PAGE, f"The file holds $A$ and $B$ alone, {size} MB beside SmolLM2's {4 * 134_515_008 / 1e6:.0f}")
 
 
-def test_what_happens_one_rate_higher(lora):
+def test_what_happens_one_rate_higher(lora, every):
     r"""The rates beside the best have all three seeds."""
     constant = lora.validation("constant")
     for arm in ("qv-r8", "all-r8"):
         tried = [run for run in lora.runs if run.cell.arm == arm and run.cell.rate > lora.rate(arm)]
         above = [run for run in tried if run.cell.rate == min(other.cell.rate for other in tried)]
         assert len(above) == 3 and all(run.validation <= constant for run in above)
-    said(PAGE, "One rate higher, all LoRA seeds in the picture end at the constant answer")
+    tried = every.whole("full")
+    above = tried[min(rate for rate in tried if rate > every.rate("full"))]
+    assert len(above) == 3 and sum(run.validation <= constant for run in above) == 1
+    said(PAGE, "One rate higher, all LoRA seeds in the picture fail, and one of full's")
 
 
 def test_the_exercise_asks_for_what_its_check_asks():
