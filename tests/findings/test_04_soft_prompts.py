@@ -26,26 +26,34 @@ from coursekit.experiments.results import Results
 from coursekit.experiments.run import FITTED_ON, threshold
 from coursekit.methods import PromptTuning
 from coursekit.models import load_decoder, load_encoder
+from coursekit.tasks import load_task
 from coursekit.training.optimizers import make_optimizer
 
 PAGE = "04_soft_prompts"
 #: The rows of its picture.
 SHOWN = [
-    "head", "prompt-20, 600 steps", "prompt-20-text", "p-tuning-lstm", "prefix-1", "prefix-20", "prefix-20-network",
+    "head", "p-tuning-lstm", "prompt-20-text", "prefix-1", "prefix-20", "prefix-20-network", "prompt-20, 600 steps",
     "prefix-20, 600 steps",
 ]  # fmt: skip
 #: With the picture's lines.
 NAMED = [*SHOWN, "probe-cls", "probe", "full, 600 steps"]
 #: The rows of its table.
 PAIRS = [
-    *((arm, "probe-cls") for arm in SHOWN[1:7] if arm != "prefix-1"), ("prefix-1", "prompt-20-text"),
-    ("prefix-20, 600 steps", "probe"), ("prefix-20, 600 steps", "full, 600 steps"),
+    ("prefix-20", "probe-cls"), ("prompt-20-text", "probe-cls"), ("head", "probe-cls"), ("prompt-20-text", "head"),
+    ("p-tuning-lstm", "head"), ("prefix-1", "prompt-20-text"), ("prefix-20, 600 steps", "probe"),
+    ("prefix-20, 600 steps", "full, 600 steps"),
 ]  # fmt: skip
 
 
 def by(found: Difference) -> str:
     r"""Size with the table's decimals, whatever the sign: "by 5.0 points"."""
     return f"by {abs(100 * found.value):.1f} points"
+
+
+def unsigned(found: Difference) -> str:
+    r"""Size and interval of a gain, or of a loss, without signs: "3.8 points (1.5 to 6.1)"."""
+    up = found if found.value > 0 else -found
+    return f"{100 * up.value:.1f} points ({ranges(up)})"
 
 
 def ends(found: Difference) -> str:
@@ -74,8 +82,9 @@ def test_what_each_row_had(film):
     assert "- **seeds**: 0, 1, 2" in card
     assert {film.steps(arm) for arm in SHOWN} == {300, 600}
     assert "2009 test sentences" in card and printed(PAGE, "(2,009 test sentences, three seeds)")
-    said(PAGE, "300 steps at the learning rate that was best on validation sentences, or 600 at the same rate "
-               "(searched again for full fine-tuning).")  # fmt: skip
+    assert "batches of 16; 300 steps are 0.64 of the 7,530 training sentences" in card and 300 * 16 == 4_800
+    said(PAGE, "300 steps (4,800 of 7,530 sentences) at the learning rate that was best on validation sentences, or "
+               "600 at the same rate (searched again for full fine-tuning).")  # fmt: skip
     for arm in ("prompt-20", "prefix-20"):
         longer = [run.cell.rate for run in film.runs if (run.cell.arm, run.cell.steps) == (arm, 600)]
         assert longer == [film.rate(arm)] * 3
@@ -145,25 +154,26 @@ def test_no_prompt_is_shown_to_beat_the_probe_of_what_it_reads(film, pairs):
     assert all(film.accuracy(arm).value < film.accuracy("probe-cls").value for arm in prompts)  # the figure's caption
     beside_mean = film.differences(prompts, "probe")
     assert "better" not in {found.verdict for found in beside_mean.values()}
-    said(PAGE, "No prompt is shown to beat either.")
-    said(PAGE, "On MiniLM no prompt is shown to beat a linear probe of what it reads, [CLS]")
-    plain, asked, network = (
-        pairs[arm, "probe-cls"] for arm in ("prompt-20, 600 steps", "prompt-20-text", "p-tuning-lstm")
-    )
-    assert (plain.verdict, asked.verdict, network.verdict) == ("no clear difference", "no clear difference", "worse")
-    assert max(family, key=lambda arm: family[arm].value) == "prompt-20-text"
-    assert film.steps("prompt-20-text") == 300
-    said(PAGE, f"The prompt from a question (300 steps) comes nearest to the [CLS] probe ({ends(asked)} points).")
+    said(PAGE, "No prompt is shown to.")
+    said(PAGE, "On MiniLM a prefix works, a prompt is not shown to")
+    assert pairs["prompt-20-text", "probe-cls"].verdict == "no clear difference"
+    assert max(family, key=lambda arm: family[arm].value) == "prompt-20-text"  # the one whose row the table has
 
 
-def test_beside_the_same_classifier_without_a_prompt(film):
+def test_beside_the_same_classifier_without_a_prompt(film, pairs):
     stored = [arm for arm in soft(film) if not arm.startswith("prefix") and film.steps(arm) == film.steps("head")]
     family = film.differences(stored, "head")
     asked = family.pop("prompt-20-text")
     assert asked.verdict == "better" and len(family) == 6
     assert film.steps("head") == 300
     said(PAGE, "[Stored runs](../data/evidence/soft_prompts.md) of MiniLM")
-    said(PAGE, f"It is {100 * asked.value:.1f} ({ranges(asked)}) ahead of the classifier alone.")
+    behind, found, lstm = (
+        pairs[pair] for pair in (("head", "probe-cls"), ("prompt-20-text", "head"), ("p-tuning-lstm", "head"))
+    )
+    assert (behind.verdict, found.verdict, lstm.verdict) == ("worse", "better", "no clear difference")
+    said(PAGE, f"The classifier alone is {unsigned(behind)} behind that probe, which is trained on all sentences, to "
+               f"its end. The prompt from a question makes up {unsigned(found).replace(' points', '')} of these, "
+               f"P-tuning nothing that shows ({ends(lstm)}).")  # fmt: skip
 
 
 def test_one_vector_in_every_block_is_ahead_of_a_prompt_with_more_numbers(film, pairs):
@@ -188,7 +198,7 @@ def test_beside_the_probe_on_the_mean_and_full_fine_tuning(film, pairs):
     said(PAGE, "Only the 600-step prefix is shown to beat the probe on the mean, "
                f"{by(probe).removesuffix(' points')}. Full fine-tuning is {by(full)[3:].removesuffix(' points')} or "
                f"{by(higher)[3:]} further (two tied rates).")  # fmt: skip
-    said(PAGE, f"the probe on the mean they beat only after 600 steps, {by(probe).removesuffix(' points')}.")
+    said(PAGE, f"and after 600 steps one on the mean, {by(probe).removesuffix(' points')}.")
 
 
 def test_a_prefix_of_twenty_beats_the_probe_of_what_it_reads(film, pairs):
@@ -196,13 +206,17 @@ def test_a_prefix_of_twenty_beats_the_probe_of_what_it_reads(film, pairs):
     assert twenty.verdict == "better"
     mean = film.difference("prefix-20", "probe")
     assert mean.verdict == "no clear difference"
-    said(PAGE, "Twenty directly trained vectors in every block beat the probe on [CLS] "
-               f"{tenths(twenty).removeprefix('better ')}, not clearly "
-               f"the probe on the mean ({ends(mean)}).")  # fmt: skip
-    said(PAGE, f"twenty directly trained vectors in each block do, {by(twenty)}")
-    network = pairs["prefix-20-network", "probe-cls"]
-    assert network.verdict == "no clear difference"
-    assert film.difference("prefix-20", "prefix-20-network").verdict == "no clear difference", "neither is ahead"
+    said(PAGE, "A prefix works here: twenty vectors, trained directly, beat the probe on [CLS] "
+               f"{tenths(twenty).removeprefix('better ')}.")  # fmt: skip
+    said(PAGE, f"twenty vectors in each block, trained directly, beat a linear probe on [CLS] {by(twenty)}, and after")
+    network = [film.difference("prefix-20-network", other) for other in ("head", "probe-cls", "prefix-20")]
+    assert {found.verdict for found in network} == {"no clear difference"}
+    apart = film.seeds("prefix-20-network")
+    assert max(apart) - min(apart) > 2 * max(max(own) - min(own) for own in map(film.seeds, ("prefix-1", "prefix-20")))
+    said(PAGE, "Twenty through the paper's network vary too much between seeds to say "
+               f"({min(apart):.2f} to {max(apart):.2f}).")  # fmt: skip
+    said(PAGE, "(PrefixTuning(hidden=512)); here one row of section 6 does.")
+    assert [arm for arm in SHOWN if "network" in arm] == ["prefix-20-network"]
     every = film.differences([*soft(film), "head"], "probe-cls")
     beyond = {arm for arm, found in every.items() if found.verdict == "better"}
     assert beyond == {"prefix-20", "prefix-20, 600 steps"}
@@ -218,7 +232,7 @@ def test_on_a_decoder():
     assert {len(run.correct) for arm in (fair, *arms) for run in decoder.arms[arm]} == {500}
     assert {decoder.steps(arm) for arm in arms} == {100}
     assert {run.cell.seed for arm in arms for run in decoder.arms[arm]} == {0, 1, 2}
-    assert printed(PAGE, "(100 steps, 500 test sentences, three seeds)")
+    assert printed(PAGE, "(100 steps, 500 test sentences)") and printed(PAGE, "(over sentences and three seeds)")
     assert CANDIDATES["prompt"].method == PromptTuning(n=20) and CANDIDATES["lora"].method.r == 8
     assert decoder.parameters("prompt") == 20 * 576
     times = decoder.parameters("lora") / decoder.parameters("prompt")
@@ -226,13 +240,12 @@ def test_on_a_decoder():
     said(PAGE, f"trains {times:.0f} times the prompt's numbers.")
     family = decoder.differences(arms, fair)
     assert [family[arm].verdict for arm in arms] == ["no clear difference", "better"] * 2
-    said(PAGE, f"In the first runs the prompt is not shown to beat the threshold ({ends(family['prompt'])} points).")
+    said(PAGE, f"In the first runs prompts are not shown to beat the threshold ({ends(family['prompt'])}).")
     said(PAGE, f"the best threshold on {FITTED_ON} training sentences")
     assert threshold(np.array([1.0, 2.0, 3.0]), np.array([False, True, True])) == 1.5
     between = decoder.difference("prompt", "lora")
     assert between.verdict == "no clear difference"
     printed(PAGE, f"(Prompt minus LoRA, right: {re.escape(between.in_points())} points)")
-    said(PAGE, "LoRA is not shown to beat the prompt.")
 
 
 def test_the_runs_made_again_for_their_margins():
@@ -243,7 +256,8 @@ def test_the_runs_made_again_for_their_margins():
         assert {run.more["processor"] for run in decoder.arms[arm]} == {""}
     found = decoder.differences(["prompt again", "lora again"], fair, of=results.AUC)["lora again"]
     assert found.verdict == "better"
-    said(PAGE, "LoRA does more than correct a lean.")
+    said(PAGE, "A prompt can do more than correct a lean, and it can fail.")
+    said(PAGE, "LoRA does more, too.")
     value, low, high = (f"{100 * x:.1f}" for x in (found.value, found.low, found.high))
     said(PAGE, f"Its AUC is {value} points ({low} to {high}) above the untrained model's.")
     untrained = decoder.accuracy(fair, results.AUC).value
@@ -256,16 +270,16 @@ def test_the_runs_made_again_for_their_margins():
     assert [found.verdict for found in by_seed[results.AUC].values()] == ["worse", "better", "better"]
     assert [found.verdict for found in by_seed[""].values()] == ["worse", "better", "no clear difference"]
     gains = [*by_seed[results.AUC].values()]
-    said(PAGE, "In stored runs, where the rival has no question, LoRA does more; of three prompts at one rate two do "
-               "by their AUC, and one fails.")  # fmt: skip
-    points = [", ".join(one.in_points().split(" (")[0] for one in found.values()) for found in by_seed.values()]
-    assert printed(PAGE, rf"prompt, n = 20, run again .*? +({re.escape(points[0])}) .*? +({re.escape(points[1])})")
+    said(PAGE, "two prompts of three beat the untrained model's AUC, and one failed.")
+    for seed, (right, area) in enumerate(zip(*(found.values() for found in by_seed.values()), strict=True)):
+        points = [re.escape(one.in_points()) for one in (right, area)]
+        assert printed(PAGE, rf"(prompt, run again, seed {seed}) +0\.\d+ +{points[0]} +0\.\d+ +{points[1]}")
     assert decoder.ranked("prompt") is None and decoder.ranked("lora") is None
     assert printed(PAGE, "(Run again, on another processor, as the first runs kept no AUC)")
     before, after = (decoder.seeds(arm)[0] for arm in ("prompt", "prompt again"))
-    assert before > 0.8
-    said(PAGE, f"A chosen rate can still fail. Run again, one prompt of three got {after:.3f} right; the "
-               f"others gain in AUC ({ranges(gains[1])} points and {ranges(gains[2])}).")  # fmt: skip
+    assert [[run.cell.seed for run in decoder.arms[arm]] for arm in ("prompt", "prompt again")] == [[0, 1, 2]] * 2
+    said(PAGE, f"Run again with the same seeds on another processor, one of three fell from {before:.3f} right to "
+               f"{after:.3f}; the others gain in AUC ({ranges(gains[1])} points and {ranges(gains[2])}).")  # fmt: skip
 
 
 def test_the_rates_beside_the_decoders():
@@ -274,12 +288,7 @@ def test_the_rates_beside_the_decoders():
     below = max(rate for rate in tried if rate < chosen)
     assert chosen == max(tried, key=tried.get) and round(100 * (tried[chosen] - tried[below]), 1) == 0.5
     assert {run.cell.rate for run in decoder.runs if run.cell.arm == "prompt again"} == {chosen}
-    untrained = decoder.accuracy("untrained").value
-    higher = min(rate for rate in decoder.by_rate("lora") if rate > decoder.rate("lora"))
-    failed = [float(np.mean(run.correct)) for run in decoder.runs if (run.cell.arm, run.cell.rate) == ("lora", higher)]
-    assert len(failed) == 3 and max(failed) < untrained
-    assert min(np.mean(run.correct) for run in decoder.runs if run.cell.arm == "prompt") > untrained
-    said(PAGE, "The rate below, half a point behind on validation, was not repeated; LoRA fails one rate higher.")
+    said(PAGE, "The rate below, half a point behind on validation, was not repeated.")
 
 
 def test_what_section_1_says_of_its_run():
@@ -296,10 +305,15 @@ def test_what_section_1_says_of_its_run():
     low, high = printed(PAGE, r"AUC, trained minus untrained, \S+ \((\S+) to (\S+)\);")
     said(PAGE, f"the AUC is {before[1]:.2f} before and after.")
     assert before[1] == fitted[1] == after[1] == question[1]
-    said(PAGE, "Not run: a question in words; large models.")
+    said(PAGE, "Not run: a question in words; a prefix; large models.")
+    assert not any("prefix" in arm for arm in results.read("decoder").arms)
     assert float(low.replace("−", "-")) < 0 < float(high)
     said(PAGE, "Nothing here shows that the training did more than correct a lean")
-    said(PAGE, "which are not shown to do more than correct a lean")
+    said(PAGE, "On SmolLM2 a question in words did about as well as nine vectors after a short training.")
+    cells = {cell.id: cell.source for cell in read(PAGE).cells}
+    steps, batch = (int(re.search(rf"^{name} = (\d+)", cells["04-004"], re.M)[1]) for name in ("steps", "batch_size"))
+    said(PAGE, f"the same nine after training on {steps * batch} sentences.")
+    assert len(load_task("film", "two").short(8).data["train"]) > steps * batch, "none of them twice"
 
 
 def test_what_the_other_cells_say_of_their_run():
