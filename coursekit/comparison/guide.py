@@ -91,8 +91,7 @@ class Choice:
     lead: the best in validation of those that fit. kept: of each other one that is not inferior to it, its test
     accuracy minus the leader's; left: of the others that fit. arm: of `lead` and `kept` the one that needs least of
     what the budget is short of. price: its test accuracy minus full fine-tuning's; None where it is that. holds:
-    method -> in what share of other draws it would be taken. preliminary: those of which a learning rate next to the
-    best has a single seed.
+    method -> in what share of other draws it would be taken.
     """
 
     budget: Budget
@@ -102,7 +101,6 @@ class Choice:
     left: Mapping[str, Difference]
     price: Difference | None
     holds: Mapping[str, float]
-    preliminary: frozenset[str] = frozenset()
 
     @property
     def taken(self) -> tuple[str, ...]:
@@ -159,7 +157,6 @@ def decide(results: Results, costs: Mapping[str, Row], budget: Budget, draws: in
         {one: found for one, found in minus.items() if not found.non_inferior},
         results.difference(arm, REFERENCE) if REFERENCE in {*results.arms} - {arm} else None,
         {one: count / draws for one, count in taken.most_common()},
-        frozenset(one for one in fitting if results.preliminary(one)),
     )  # fmt: skip
 
 

@@ -89,9 +89,8 @@ def test_full_fine_tuning(film):
         six = there.differences([f"{arm}, 600 steps" for arm in IN_10], steps)[mine]
         assert six.verdict == "no clear difference" and six.value == -alone.value < 0
     assert own.verdict == "no clear difference" and methods.rate(steps) == selective.rate(steps)
-    assert {run.cell.rate for run in methods.runs if (run.cell.arm, run.cell.steps) == ("ia3", 600)} == {
-        film.rate("ia3")
-    }
+    assert {run.cell.rate for run in methods.runs if (run.cell.arm, run.cell.steps) == ("ia3", 600)} == {0.01, 0.03}
+    assert methods.rate(mine) == film.rate("ia3") == 0.03
     said(PAGE, f"no clear difference here, nor among notebook 10's six methods after 600 steps, where it leads by "
                f"{100 * own.value:.1f} or {100 * same.value:.1f} points (two rates tie on validation)")  # fmt: skip
     for task in (results.read("product"), results.read("source")):

@@ -71,9 +71,7 @@ def test_what_was_trained_and_tested(lora, every):
     said(PAGE, f"two classes: 300 steps of {batch} sentences ({passes:.2f} of a pass), three seeds, every learning "
                f"rate tuned, {sentences:,} test sentences. LoRA has $\\alpha=2r$, and $r=8$ unless said")  # fmt: skip
     searched = {arm for arm in arms if not arm.endswith("600 steps")}
-    assert {arm: rates for arm in searched if (rates := once_beside(every, arm))} == {"dora": {0.01}}
-    printed(PAGE, "One rate of DoRA's, which fails, ran with one seed only")
-    assert lora.by_rate("dora")[0.01] < lora.validation("constant") + 0.05 < lora.validation("probe")
+    assert not any(once_beside(every, arm) for arm in searched)
     assert {lora.parameters(f"all-r8-{init}") for init in ("pissa", "olora")} == {lora.parameters("all-r8")}
     assert lora.parameters("qv-r8") == 12 * 8 * (384 + 384) + 770  # two matrices in each of six blocks, and the head
 
