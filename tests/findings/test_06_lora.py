@@ -9,7 +9,7 @@ import torch
 from finding import once_beside, printed, said, tied
 
 from coursekit import methods
-from coursekit.checks import lora_train
+from coursekit.checks import lora_train, practice
 from coursekit.comparison import costs
 from coursekit.experiments import results
 from coursekit.experiments.results import Results
@@ -69,7 +69,8 @@ def test_what_was_trained_and_tested(lora, every):
     batch, *_, seen = re.search(r"batches of (\d+); 300 steps are (\S+) of the ([\d,]+) training", card).groups()
     passes = 300 * int(batch) / int(seen.replace(",", ""))
     said(PAGE, f"two classes: 300 steps of {batch} sentences ({passes:.2f} of a pass), three seeds, every learning "
-               f"rate tuned, {sentences:,} test sentences. LoRA has $\\alpha=2r$, and $r=8$ unless said")  # fmt: skip
+               f"rate tuned, {sentences:,} test sentences. LoRA has $r=8$ unless said")  # fmt: skip
+    said(PAGE, "We set $\\alpha=2r$, and tune the rate")
     searched = {arm for arm in arms if not arm.endswith("600 steps")}
     assert not any(once_beside(every, arm) for arm in searched)
     assert {lora.parameters(f"all-r8-{init}") for init in ("pissa", "olora")} == {lora.parameters("all-r8")}
@@ -79,7 +80,7 @@ def test_what_was_trained_and_tested(lora, every):
 def test_the_margin_is_half_of_what_there_is_to_gain(lora):
     gain = lora.difference("full", "probe")
     assert round(100 * gain.value) == 2 * round(100 * MARGIN)
-    said(PAGE, f"Full fine-tuning is {100 * gain.value:.0f} points ahead of it. The course's margin for equal, "
+    said(PAGE, f"Full fine-tuning is {100 * gain.value:.0f} points ahead; the course's margin for equal, "
                f"{100 * MARGIN:.0f} points, is half of that")  # fmt: skip
     card = (DATA / "evidence" / "lora.md").read_text(encoding="utf-8")
     (every,) = re.search(r"of the ([\d,]+) training sentences", card).groups()
@@ -93,7 +94,7 @@ def test_full_fine_tuning_alone_trains_the_pooler():
         named = dict(method.attach(load_encoder("minilm", num_labels=2)[0]).named_parameters())
         found = [p.requires_grad for name, p in named.items() if name.endswith(pooler)]
         assert found == [trains] * 2
-    said(PAGE, "LoRA leaves the pooler frozen, which the checkpoint never trained")
+    said(PAGE, "LoRA leaves the pooler frozen")
 
 
 def test_a_head_on_the_mean_gives_lora_little_more(lora):
@@ -101,9 +102,8 @@ def test_a_head_on_the_mean_gives_lora_little_more(lora):
     assert pooling.seeds("lora") == lora.seeds("qv-r8") and pooling.steps("lora-mean") == lora.steps("qv-r8") == 300
     found = pooling.difference("lora-mean", "lora")
     assert str(found) == EQUAL
-    gain = found.in_points().replace("+", "").replace(" (", " points (")
-    said(PAGE, "With the [tokens' mean](../data/evidence/pooling.md) in its place, LoRA on query and value gains "
-               f"{gain}, equal by that margin")  # fmt: skip
+    said(PAGE, "equal by our margin. LoRA leaves the pooler frozen; the [tokens' mean](../data/evidence/pooling.md) in "
+               "its place is equal.")  # fmt: skip
 
 
 def test_all_linear_is_in_the_blocks_and_pefts_takes_the_pooler_too(lora):
@@ -128,8 +128,8 @@ def test_between_lora_and_full_fine_tuning_there_is_no_clear_difference(lora):
     wide = -lora.difference(*large)
     assert wide.verdict == "no clear difference" and wide.value > everywhere.value
     more = wide.in_points()[1:].replace("+", "").replace(" (", " behind (")
-    said(PAGE, f"No clear difference: on all linear layers LoRA is {behind}. In "
-               f"[batches of 64](../data/evidence/lora.md) it is {more}.")  # fmt: skip
+    said(PAGE, f"No clear difference: on all linear layers LoRA is {behind}. With both "
+               f"in [batches of 64](../data/evidence/README.md) it is {more}.")  # fmt: skip
     said(PAGE, "What we do not know: whether this holds for larger models and harder tasks")
     short = found.in_points().replace("+", "")
     said(PAGE, f"and may be {short.replace(' (', ' behind full fine-tuning (')}.")
@@ -182,8 +182,8 @@ def test_relatives_of_lora_bring_no_gain(lora):
     for arm, _ in STARTS:  # at LoRA's rate some seeds of theirs fail
         assert min(run.validation for run in lora.whole(arm)[lora.rate("all-r8")]) < lora.validation("probe") - 0.1
     assert {str(lora.at("all-r8", rate).difference(*pair)) for pair in STARTS} == {EQUAL}
-    said(PAGE, "[EVA](https://arxiv.org/abs/2410.07170)) LoRA is lower, not clearly: they need a lower rate, where "
-               "plain LoRA is equal.")  # fmt: skip
+    said(PAGE, "[EVA](https://arxiv.org/abs/2410.07170)) LoRA is lower, not clearly: they need a lower rate; there "
+               "plain LoRA equals them.")  # fmt: skip
 
 
 def test_its_best_learning_rate_is_ten_times_that_of_full_fine_tuning_or_more(lora, every):
@@ -249,8 +249,10 @@ def test_a_gets_its_first_gradient_in_the_second_step():
     assert steps[0][2] == 0 < min(steps[0][3], *steps[1])
     said(PAGE, f"the loss of a batch falls from {steps[0][0]:.1f} to {steps[-1][0]:.1f}")
     said(PAGE, "in five steps, and each loss is section 1's")
-    said(PAGE, f"(To guess one of the five grades costs $\\ln 5={math.log(5):.1f}$.)")
-    words = load_decoder("smollm2")[1]
+    model, words = load_decoder("smollm2")
+    tokens = model.config.vocab_size
+    said(PAGE, f"(The loss counts all {tokens:,} tokens: guessing evenly costs {math.log(tokens):.1f}, among the five "
+               f"grades {math.log(5):.1f}.)")  # fmt: skip
     assert {len(words(f" {label}").input_ids) for label in load_task("film", "five").labels} == {1}
 
 
@@ -333,3 +335,5 @@ def test_what_happens_one_rate_higher(lora, every):
 
 def test_the_exercise_asks_for_what_its_check_asks():
     said(PAGE, f"close at least {100 * lora_train.ASKED:.0f} % of the squared distance")
+    assert len(practice("lora-train")) == 7
+    said(PAGE, 'coursekit.checks.practice("lora-train") gives its seven arguments')
