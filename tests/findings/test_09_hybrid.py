@@ -27,6 +27,8 @@ from coursekit.methods import (
     SHiRA,
     UniPELT,
 )
+from coursekit.methods.soft_prompts.prefix import Prefix
+from coursekit.training.optimizers import schedule
 
 PAGE = "09_hybrid"
 EQUAL = "equal for practical purposes (within 3 points)"
@@ -81,7 +83,7 @@ def test_the_pair_is_equal_to_lora(stored):
     assert len(per_seed) == 3
     said(
         PAGE,
-        f"Section 6's stored runs, with three seeds and {len(per_seed[0]):,} sentences, do decide: LoRA with "
+        f"Section 6's stored runs, three seeds and {len(per_seed[0]):,} sentences, do decide: LoRA with "
         f"BitFit is equal to LoRA for practical purposes, {found.in_points().replace(' (', ' points (')}.",
     )
     said(PAGE, "LoRA with BitFit is equal to LoRA, and")
@@ -92,8 +94,11 @@ def test_what_the_paper_reports_of_unipelt(stored):
         paper = {row["claim"]: row for row in csv.DictReader(file)}
     few, many, least, most = (int(paper[claim]["value"]) for claim in ("fewest", "largest", "least", "most"))
     assert "generally larger with fewer" in paper["fewest"]["says"]
-    said(PAGE, f"Mao et al. report otherwise: on GLUE with {few} to {many:,} training examples, UniPELT gains {least} "
-               f"to {most} % over its best part, mostly more with fewer.")  # fmt: skip
+    said(PAGE, f"Mao et al.: on GLUE with {few} to {many:,} training examples, UniPELT gains {least} to {most} % over "
+               "its best part, mostly more with fewer.")  # fmt: skip
+    best = stored.difference("unipelt-network", best_part(stored, "unipelt-network"))
+    assert int(least) < 100 * best.high < int(most) < 2 * 100 * best.high - int(least), "most of that"
+    said(PAGE, f"Our interval, up to +{100 * best.high:.1f}, allows most of that.")
     card = (ROOT / "data/evidence/hybrid.md").read_text()
     assert "**task**: film/two" in card and "**model**: minilm" in card
     (batch, steps, seen, there) = re.search(
@@ -101,7 +106,15 @@ def test_what_the_paper_reports_of_unipelt(stored):
     ).groups()
     drawn = int(steps) * int(batch)
     assert drawn / int(there.replace(",", "")) == pytest.approx(float(seen), abs=0.005) and drawn > many
-    said(PAGE, f"Ours see {drawn:,}, of one task, in a small model. Not known: few examples, longer training.")
+    said(PAGE, f"Ours see {drawn:,}, of one task, in a small model. Not known: few examples, longer training, a rate "
+               "for each part.")  # fmt: skip
+
+
+def test_what_the_paper_reports_of_mam():
+    # arXiv:2110.04366: table 6 has MAM (l = 30, r = 512) at ROUGE-2 21.90 on XSum, table 5 its adapter (r = 512, s = 4)
+    # at 21.54; table 2 has both MAM and LoRA at 94.2 on SST2.
+    said(PAGE, "The papers report gains. He et al.: MAM leads its adapter in summarisation, not LoRA on film "
+               "sentences.")  # fmt: skip
 
 
 def test_no_rate_is_at_an_end_of_those_tried(stored):
@@ -129,13 +142,9 @@ def test_unipelt_shows_no_clear_difference(stored):
     found = stored.paired({str(pair): pair for pair in ASKED})
     parts = [found[str(("unipelt-network", part))] for part in ("pfeiffer", "lora", "ungated")]
     assert {each.verdict for each in parts} == {"no clear difference"}
-    said(PAGE, "UniPELT shows no clear difference from Pfeiffer's adapter or from LoRA, nor from its parts without "
-               f"gates {parts[-1].in_points().partition(' ')[2][:-1]} points).")  # fmt: skip
-    rate = stored.rate("unipelt-network")
-    gated, ungated = (stored.at(arm, rate).seeds(arm) for arm in ("unipelt-network", "ungated"))
-    assert len(gated) == len(ungated) == 3 and min(gated) > 0.75
-    assert [abs(right - 0.5) < 0.01 for right in sorted(ungated)] == [True, True, False] and max(ungated) > 0.75
-    said(PAGE, "At UniPELT's rate two of three runs without gates stay at chance.")
+    pfeiffer, _, ungated = (each.in_points().partition(" ")[2] for each in parts)
+    said(PAGE, f"UniPELT shows no clear difference from Pfeiffer's adapter {pfeiffer[:-1]} points), from LoRA, or from "
+               f"its parts without gates {ungated}.")  # fmt: skip
     said(PAGE, "their heights do not say which part a model needs.")
 
 
@@ -146,13 +155,20 @@ def test_at_which_rates_hybrids_and_their_parts_train(stored):
     adapter, direct, network = map(stored.rate, ("parallel r=192", "prefix n=30", "prefix-network n=30"))
     assert adapter == network and MAMAdapter() == MAMAdapter(n=30, hidden=800), "as in the paper"
     assert UniPELT() == UniPELT(n=10, hidden=512), "as in the paper"
-    said(PAGE, f"MAM's adapter wants {adapter:g}; its prefix {direct:g} when trained directly, but {network:g} when a "
-               "network makes it, as in the papers.")  # fmt: skip
+    alone, made = (f"{stored.accuracy(f'{prefix} n=30').value:.3f}" for prefix in ("prefix", "prefix-network"))
+    assert [abs(right - 0.5) < 0.01 for right in sorted(stored.seeds("prefix-network n=30"))] == [True, False, False]
+    said(PAGE, f"MAM's adapter wants {adapter:g}; its prefix {direct:g} when trained directly (accuracy alone "
+               f"{alone}), but {network:g} when a network makes it, as in the papers ({made}: one of three runs stays "
+               "at chance).")  # fmt: skip
     (wanted,) = {stored.rate(part) for part in ("pfeiffer", "lora")}
     mam, unipelt = (stored.rate(f"{hybrid}-network") for hybrid in ("mam", "unipelt"))
     assert mam < adapter < unipelt < wanted == stored.rate("unipelt")
-    said(PAGE, f"So MAM has that network and takes {mam:g}. UniPELT has one too and takes {unipelt:g}, though "
-               f"Pfeiffer's adapter and LoRA want {wanted:g}.")  # fmt: skip
+    said(PAGE, f"With that network MAM takes {mam:g}, UniPELT {unipelt:g}, though Pfeiffer's adapter and LoRA want "
+               f"{wanted:g}.")  # fmt: skip
+    most = max(stored.rate("mam"), stored.rate("unipelt")) * sum(schedule(step, 300, 0.1) for step in range(300))
+    assert most < 0.5, "the sum of the rates, about as far as AdamW moves a number"
+    assert Prefix(30, 12, 32).flat.std().item() == pytest.approx(1, abs=0.05)
+    said(PAGE, "A prefix trained directly starts at N(0, 1): at a hybrid's rate it stays nearly random.")
 
 
 def test_what_the_networks_cost(stored):
@@ -162,7 +178,7 @@ def test_what_the_networks_cost(stored):
         assert trained == method.count(costs.MINILM)
         more[arm] = 3 * 4 * (trained - flat.count(costs.MINILM)) / 1e6  # a weight, AdamW's two moments, in float32
         made[arm] = trained / 1e6
-    said(PAGE, f"With the networks that make their prefixes in section 6, MAM trains {made['mam']:.1f} million, "
+    said(PAGE, f"With section 6's networks for the prefixes MAM trains {made['mam']:.1f} million, "
                f"UniPELT {made['unipelt']:.1f}: {more['mam']:.0f} and {more['unipelt']:.0f} MB more of weights and "
                "AdamW moments")  # fmt: skip
 
@@ -175,19 +191,16 @@ def test_at_its_adapters_rate_mam_is_equal_to_it(stored):
     found = there.paired({str(pair): pair for pair in ASKED})[str(("mam-network", "parallel r=192"))]
     assert found.verdict == "equal for practical purposes"
     assert 0 < ahead < 0.005
-    said(PAGE, f"At {higher:g}, nearly as good in validation, the two are equal.")
+    said(PAGE, f"At the adapter's {higher:g} they are equal.")
 
 
 def test_with_the_prefix_trained_directly(stored):
     family = stored.paired({str(each): each for each in ASKED})
     parts = [family[str(("unipelt", part))] for part in ("pfeiffer", "lora")]
     assert {str(found) for found in parts} == {EQUAL}
-    assert family[str(("mam", "parallel r=192"))].verdict == "no clear difference"
     adapter, lora = (found.in_points().partition(" ")[2] for found in parts)
-    (cell,) = (cell.source for cell in read(PAGE).cells if "before = readings.read(" in cell.source)
-    assert "methods.UniPELT(hidden=None)" in cell, "section 4's"
-    said(PAGE, f"With the prefix trained directly, as in section 4, UniPELT is equal to Pfeiffer's adapter {adapter} "
-               f"and LoRA {lora}; MAM again shows no clear difference.")  # fmt: skip
+    said(PAGE, f"With the prefix trained directly, so nearly random, UniPELT is equal to Pfeiffer's adapter {adapter} "
+               f"and LoRA {lora}. This does not judge the mix.")  # fmt: skip
 
 
 def test_over_bitfit_the_lead_is_not_clear(stored):
@@ -213,8 +226,7 @@ def test_what_beats_the_probe(stored):
     low, *_, high = sorted(family[part].value for part in best)
     said(PAGE, f"Each hybrid's best part clearly beats the probe, by {100 * low:.1f} to {100 * high:.1f} points.")
     assert [arm for arm in clear if arm in PARTS] == ["lora-bitfit", "unipelt"]
-    pair, gated = (f"{100 * family[arm].value:.1f}" for arm in ("lora-bitfit", "unipelt"))
-    said(PAGE, f"Of the hybrids only LoRA with BitFit and section 4's UniPELT do, by {pair} and {gated}.")
+    said(PAGE, "Of the hybrids only LoRA with BitFit and that UniPELT do.")
     printed(PAGE, rf"minus the probe, {re.escape(str(stored.accuracy('probe')))}")
     for arm, name in NAMES.items():
         (shown,) = printed(PAGE, rf"\n *{re.escape(name)} +0\.\d+ +\S+ \([^)]*\) +([+−].*?) *\n")
@@ -284,7 +296,7 @@ def test_what_the_costs_are():
     printed(PAGE, r"\nhead alone .*" + "".join(rf"\n.* {cost[arm].step_ratio:.2f}" for arm in parted))
     said(PAGE, f"The time does not: the last five rows lie between {low:.2f} and {high:.2f}, since most of a step is "
                "the pass through the frozen model and back")  # fmt: skip
-    said(PAGE, f"Timed against itself, full fine-tuning comes out at {full:.2f}: small gaps may be noise")
+    said(PAGE, f"Timed against itself, full fine-tuning takes {full:.2f}: small gaps may be noise")
     head = cost["head"].step_ratio
     assert 2 * head > max(cost[arm].step_ratio for arm in parted if arm != "mam")
     said(PAGE, "The parameters add up; the time of a step does not")
@@ -316,8 +328,6 @@ def test_what_is_refused_though_it_only_adds():
 
 
 def test_the_first_table_is_told_as_it_is():
-    lora, pair = (printed(PAGE, rf"\n *{name} +[\d.]+ +[\d,]+ +(0\.\d+) \(")[0] for name in ("LoRA", r"LoRA \+ BitFit"))
-    said(PAGE, f"In this run the pair reaches {pair}, LoRA alone {lora}")
     rows = r"\n *{} +[\d.]+ +[\d,]+ +0\.\d+ \((0\.\d+)–(0\.\d+)"
     ends = [printed(PAGE, rows.format(name)) for name in ("head alone", "LoRA", "BitFit", r"LoRA \+ BitFit")]
     (around,) = {f"{50 * (float(high) - float(low)):.0f}" for low, high in ends}
@@ -343,7 +353,7 @@ def test_the_gates_are_told_as_they_are():
     (gates,) = printed(PAGE, r"(\d+) gates\n")
     assert int(gates) == 6 * len(kinds) == 6 * (1 + 2 + 1)
     said(PAGE, "means to learn which of them a task needs: by a gate for each part in each block, two for LoRA")
-    fell, rose, layers, query = {}, {}, [], []
+    fell, rose, layers, query = {}, {}, {}, []
     for panel, kind in enumerate(kinds, 1):
         before, after = (
             [float(g) for g in re.search(rf"Panel {panel}: {kind}\..*?{when} ([\d., ]+\d)", told)[1].split(", ")]
@@ -351,24 +361,26 @@ def test_the_gates_are_told_as_they_are():
         )
         assert len(before) == 6
         rose[kind] = mean(after) - mean(before)
-        layers.append(stdev(after))
+        layers[kind] = stdev(after)
         query = [before, after] if kind == "query" else query
         fell[kind] = [i for i, (old, new) in enumerate(zip(before, after, strict=True), 1) if old - new > 0.05]
-    assert fell["query"] == fell["adapter"] == [] and min(len(fell[kind]) for kind in ("prefix", "value")) > 0
+    assert {kind: len(layers) for kind, layers in fell.items()} == {"prefix": 3, "query": 0, "value": 1, "adapter": 0}
     most, least = (query[1].index(end(query[1])) for end in (max, min))
     assert query[1][least] == pytest.approx(query[0][least], abs=0.005), "stayed"
-    said(PAGE, "In this run they then differ mostly between layers: LoRA's at the query opened most "
-               f"(up to {query[1][most]:.2f} in layer {most + 1}; layer {least + 1} stayed at {query[1][least]:.2f}), "
-               "some of the value's and the prefix's fell.")  # fmt: skip
+    said(PAGE, "In this run LoRA's differ mostly between layers: the query's opened most "
+               f"(up to {query[1][most]:.2f} in layer {most + 1}; layer {least + 1} stayed at {query[1][least]:.2f}). "
+               "One of the value's and three of the prefix's (still nearly random) fell.")  # fmt: skip
     assert max(rose, key=rose.get) == "query"
     lower, *top = printed(
         PAGE, r"layers 1 to 4: at most (0\.\d\d); layer 6: " + ", ".join(rf"{kind} (0\.\d\d)" for kind in kinds)
     )
-    assert 2 * float(lower) <= min(layers), "between layers more"
-    said(PAGE, f"Between sentences they hardly differ in layers 1 to 4 (sd at most {lower})")
+    said(PAGE, f"Between sentences gates hardly differ in layers 1 to 4 (sd at most {lower})")
     high = dict(zip(kinds, top, strict=True))
     assert sorted(kinds, key=lambda kind: -float(high[kind]))[:2] == ["adapter", "prefix"]
-    said(PAGE, f"in layer 6 the adapter's and the prefix's do ({high['adapter']} and {high['prefix']})")
+    assert [kind for kind in kinds if float(high[kind]) > layers[kind]] == ["prefix", "adapter"]
+    assert all(2 * max(float(lower), float(high[kind])) < layers[kind] for kind in ("query", "value")), "LoRA's"
+    said(PAGE, f"in layer 6 the adapter's and the prefix's do ({high['adapter']} and {high['prefix']}), more than "
+               "between layers.")  # fmt: skip
     said(PAGE, "The heights alone do not say which part the model needs: in LoRA twice the $B$ and half the gate give "
                "the same update")  # fmt: skip
 
@@ -400,10 +412,8 @@ def test_what_one_method_and_both_leave_of_an_update():
     }
     made, *real = rows.values()
     assert made == tuple(f"{each:.1f}" for each in left)
-    (low, _, both), *others = real
-    assert {round(float(alone) - float(two)) for alone, _, two in others} == {1}
-    said(PAGE, f"in block 1 it leaves {both} % of the sum of squares, LoRA {low} %; in the other two about one point "
-               "less")  # fmt: skip
+    least, _, most = sorted(float(alone) - float(two) for alone, _, two in real)
+    said(PAGE, f"it leaves {least:.1f} to {most:.1f} points less of the sum of squares than LoRA.")
     assert all(0.9 * float(low) <= float(both) <= float(low) for low, _, both in real)
     (steps,) = re.findall(r"(?m)^encoder_steps = (\d+)", "\n".join(cell.source for cell in read(PAGE).cells))
     (cell,) = (cell.source for cell in read(PAGE).cells if "fit(full," in cell.source)
@@ -424,7 +434,7 @@ def test_the_largest_entries_of_these_updates_hold_less_than_of_normal_numbers()
         held.append(100 - float(left))
     assert max(held) < 100 * normal
     said(PAGE, f"The largest {100 * share:.0f} %, which entries alone keeps, hold "
-               f"{min(held):.0f} to {max(held):.0f} % of the sum; of normal random numbers they would hold "
+               f"{min(held):.0f} to {max(held):.0f} % of the sum, of normal random numbers "
                f"{100 * normal:.0f} %")  # fmt: skip
     for t in range(1, 16):  # Adam's step is the rate times m / root v, at most this much, whatever the gradients
         first, second = ([(1 - b) * b**k / (1 - b**t) for k in range(t)] for b in (0.9, 0.999))
