@@ -29,6 +29,7 @@ SEARCHED = {"multi-task": 0.5, "replay": 0.2, "L2-SP": 0.01, "EWC": 1000.0, "LoR
 COMPARED: tuple[Way, ...] = (
     ("WiSE-FT", 0.9),
     ("EWC", 3000.0),
+    ("L2-SP", 0.01),
     ("replay", 0.5),
     ("linear layers", 0.001),
     ("linear layers", 0.003),
@@ -134,15 +135,18 @@ class Forgetting:
             ["remedy", "from full's curve", "from WiSE-FT's", "from L2-SP's", "from the linear layers'"],
             rows,
             note="Perplexity of the old domains: the remedy minus the curve where it learns as much, lowest and "
-            "highest of the seeds; negative: the remedy is ahead. –: not every seed has a part of the curve that "
-            "learns as much. Strengths picked after the runs.",
+            "highest of the seeds; negative: the remedy is ahead. Learns more: than all of the curve, with every seed. "
+            "–: else, where not every seed has a part of the curve that learns as much. Strengths picked after the "
+            "runs.",
         )
 
     def _from(self, rival: str, way: Way, gap: Callable[..., float]) -> str:
         try:
             return "" if way[0] == rival else _ends(self.below(way, gap, rival))
         except CourseError:
-            return "–"
+            curves = zip(*(self.new[key] for key in self.new if key[0] == rival), strict=True)
+            beyond = all(new < min(curve) for new, curve in zip(self.new[way], curves, strict=True))
+            return "learns more" if beyond else "–"
 
     def table(self) -> Table:
         r"""Where all start, then every remedy at every strength: mean ± standard deviation over the seeds."""
