@@ -216,12 +216,6 @@ class Results:
         tried = Counter(run.cell.rate for run in self.searched(arm))
         return sorted(rate for rate, seeds in tried.items() if seeds == 1 < max(tried.values()))
 
-    def preliminary(self, arm: str) -> bool:
-        r"""Whether a rate next to the best has a single seed: it may be better. Longer runs search no rate."""
-        tried = [*self.by_rate(arm)]
-        at = tried.index(self.rate(arm)) if tried else 0
-        return bool({*tried[max(at - 1, 0) : at + 2]} & {*self.once(arm)})
-
     def at(self, arm: str, rate: float) -> Results:
         r"""The same runs, those of `arm` at the one learning rate `rate`: for differences at a shared rate."""
         return replace(self, runs=tuple(r for r in self.runs if r.cell.arm != arm or r.cell.rate == rate))

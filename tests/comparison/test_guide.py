@@ -128,16 +128,6 @@ def test_a_set_names_each_method_with_its_own_share():
     assert replace(found, holds={"lucky": 0.4, "good": 0.6}).taken == ("lucky", "good"), "the leader too"
 
 
-def test_a_method_with_one_seed_at_a_rate_beside_the_best_is_preliminary():
-    r"""One farther off says nothing."""
-    beside, off = (Run(Cell("small", 100, rate, 0), ((100, 0.6),), (True,) * N, 7, 1.0) for rate in (3e-3, 1e-2))
-    good = replace(off, cell=Cell("good", 100, 1e-2, 0))
-    rest = [replace(run, cell=replace(run.cell, arm="good", rate=3e-3), curve=((100, 0.6),)) for run in RESULTS.runs
-            if run.cell.arm == "good"]  # fmt: skip
-    results = Results("t", (*RESULTS.runs, beside, good, *rest))
-    assert [arm for arm in ("good", "lucky", "small") if results.preliminary(arm)] == ["small"]
-
-
 def test_the_price_is_the_difference_to_full_fine_tuning():
     found = decide(memory=320)
     assert found.price == RESULTS.difference("lucky", "full")

@@ -108,7 +108,9 @@ def tied(runs: Results, arm: str, steps: int) -> list[float]:
 
 
 def once_beside(runs: Results, arm: str) -> set[float]:
-    r"""The learning rates next to the best one of `arm` that a single seed tried: what makes a row preliminary."""
+    r"""The learning rates next to the best one of `arm` that a single seed tried: what makes a row preliminary. Longer
+    runs search no rate.
+    """
     tried = list(runs.by_rate(arm))
-    at = tried.index(runs.rate(arm))
+    at = tried.index(runs.rate(arm)) if tried else 0
     return {*tried[max(at - 1, 0) : at], *tried[at + 1 : at + 2]} & {*runs.once(arm)}

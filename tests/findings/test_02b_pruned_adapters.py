@@ -5,7 +5,7 @@ import statistics
 
 import pytest
 import torch
-from finding import printed, read, said, tenths
+from finding import once_beside, printed, read, said, tenths
 
 from coursekit.checks.adapters_train import ASKED, BUDGET, CUT, FRESH, KEEP, NOTHING, REACH, WHOLE, WIDE
 from coursekit.experiments import results
@@ -70,7 +70,7 @@ def test_what_the_exercise_says_of_its_adapters():
 
 
 def test_every_rate_beside_the_best_has_its_seeds(film):
-    assert not any(film.preliminary(arm) for arm in BEFORE)
+    assert not any(once_beside(film, arm) for arm in BEFORE)
     said(PAGE, "each learning rate tuned on validation sentences")
 
 

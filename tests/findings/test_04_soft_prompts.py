@@ -10,7 +10,7 @@ import numpy as np
 import peft
 import pytest
 import torch
-from finding import ROOT, in_the_open, printed, read, said, tenths, tied
+from finding import ROOT, in_the_open, once_beside, printed, read, said, tenths, tied
 from peft.tuners.prompt_tuning import PromptEmbedding
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -112,7 +112,7 @@ def test_full_fine_tuning_has_two_rates_of_one_level_at_600_steps(film):
 
 def test_nothing_is_preliminary(film):
     said("data/evidence/soft_prompts.md", "settled: 18 of 18 arms")
-    assert not any(film.preliminary(arm) for arm in NAMED)
+    assert not any(once_beside(film, arm) for arm in NAMED)
 
 
 def test_where_soft_prompts_start_and_what_their_head_reads(film):

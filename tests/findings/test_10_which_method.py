@@ -94,7 +94,7 @@ def test_on_two_more_tasks(stored):
             assert printed(PAGE, rf"{start}({cell})" + ("  " if task == "product" else r" *\n"))
         for arm in ("full", *six):
             tried = there.by_rate(arm)
-            assert there.preliminary(arm) and {*tried} - {there.rate(arm)} == {*there.once(arm)}
+            assert once_beside(there, arm) and {*tried} - {there.rate(arm)} == {*there.once(arm)}
         assert card_numbers(task, r"\*\*seeds\*\*: 0, 1, (\d); the first chose the rates") == [2]
     assert printed(PAGE, "(On the two other tasks all are preliminary: one seed chose the rates)")
     assert {there.steps(arm) for there in tasks.values() for arm in ("full", *ten)} == {300}
@@ -168,7 +168,7 @@ def test_with_twice_the_steps_two_are_equal_and_three_are_worse():
 def test_every_row_is_settled(arms):
     stored = results.read("methods")
     said("data/evidence/methods.md", "settled: 34 of 34 arms")
-    assert len(arms) == 33 and not any(stored.preliminary(arm) or once_beside(stored, arm) for arm in ("full", *arms))
+    assert len(arms) == 33 and not any(once_beside(stored, arm) for arm in ("full", *arms))
 
 
 def test_two_in_three_beat_the_linear_probe(stored, arms):

@@ -4,12 +4,13 @@ from statistics import mean
 
 import numpy as np
 import pytest
-from finding import printed, said, tenths
+from finding import once_beside, printed, said, tenths
 from scipy import stats
 from test_11_reinforcement import LONGER, judged
 
 from coursekit.experiments import forgetting, intervals, results
-from coursekit.experiments.results import few
+from coursekit.experiments.results import Results, few
+from coursekit.experiments.table import Cell, Run
 
 README = "data/evidence/README.md"
 #: (topics, one arm, another, its verdict, what the README says before the difference)
@@ -238,3 +239,15 @@ def test_how_alike_three_tasks_rank_the_methods():
     assert apart == {("full", "head"), ("full", "prompt")}
     said(README, f"only where these differ by {critical:.1f} (Nemenyi): full fine-tuning from the head and from the "
                  "prompt")  # fmt: skip
+
+
+def test_a_method_with_one_seed_at_a_rate_beside_the_best_is_preliminary():
+    r"""One farther off says nothing."""
+    seeds = {("small", 3e-3): 1, ("small", 1e-2): 1, ("good", 3e-3): 3, ("good", 1e-2): 1, ("lucky", 1e-3): 3,
+             ("small", 1e-3): 3, ("good", 1e-3): 3}  # fmt: skip
+    found = Results("t", tuple(
+        Run(Cell(arm, 100, rate, seed), ((100, 0.8 if rate == 1e-3 else 0.6),), (True,) * 10, 7, 1.0)
+        for (arm, rate), count in seeds.items() for seed in range(count)
+    ))  # fmt: skip
+    assert {arm: once_beside(found, arm) for arm in ("good", "lucky", "small")} == {
+        "good": set(), "lucky": set(), "small": {3e-3}}  # fmt: skip
