@@ -12,7 +12,8 @@ from coursekit.comparison.candidates import CANDIDATES, Candidate, alone, drawn,
 from coursekit.experiments.bench import Bench
 from coursekit.experiments.recipe import Arm, Grid
 from coursekit.methods import AdapterDrop, HoulsbyAdapter, PfeifferAdapter, SparseAdapter, skipping
-from coursekit.methods.adapters import bottlenecks, pruning
+from coursekit.methods.adapters import pruning
+from coursekit.methods.adapters.adapter import bottlenecks
 from coursekit.methods.adapters.pruning_scores import NEED_DATA
 from coursekit.methods.mechanism.method import Method
 from coursekit.methods.ranking import largest

@@ -27,7 +27,7 @@ from coursekit.adapterhub.folder import (
 from coursekit.adapterhub.forms import ACTIVATIONS, FORMS, NAMED, form_of, library_config, width
 from coursekit.architecture import describe
 from coursekit.errors import CourseError, one_of
-from coursekit.methods.adapters import AdapterDrop, Compacter, ParallelAdapter
+from coursekit.methods import AdapterDrop, Compacter, ParallelAdapter
 from coursekit.methods.adapters.adapter import Adapter
 from coursekit.methods.mechanism.attachment import attached, name_of
 from coursekit.methods.mechanism.merge import undone_after_an_error

@@ -7,7 +7,7 @@ from typing import Any
 
 from coursekit.adapterhub.folder import WEIGHTS, read_tensors
 from coursekit.errors import CourseError
-from coursekit.methods.adapters import Compacter, CompacterPlus, HoulsbyAdapter, ParallelAdapter, PfeifferAdapter
+from coursekit.methods import Compacter, CompacterPlus, HoulsbyAdapter, ParallelAdapter, PfeifferAdapter
 from coursekit.methods.adapters.adapter import Adapter
 
 _HOULSBY = dict(mh_adapter=True, output_adapter=True, original_ln_before=False, is_parallel=False)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from coursekit.adapterhub.folder import WEIGHTS, read_tensors
 from coursekit.architecture import describe
 from coursekit.errors import CourseError
-from coursekit.methods.adapters import AdapterDrop
+from coursekit.methods import AdapterDrop
 from coursekit.methods.adapters.adapter import Adapter
 from coursekit.methods.adapters.places import blocks
 from coursekit.methods.mechanism.modules import body_prefix

@@ -14,8 +14,8 @@ from coursekit.adapterhub.folder import WEIGHTS, read_config, read_tensors
 from coursekit.adapterhub.forms import check_plain, width
 from coursekit.adapterhub.prefix import made
 from coursekit.errors import CourseError
+from coursekit.methods import MAMAdapter, UniPELT
 from coursekit.methods.adapters.places import blocks
-from coursekit.methods.hybrid import MAMAdapter, UniPELT
 
 #: A tensor of a block: number of the block, and what follows.
 _BLOCK = re.compile(r"\.(?P<number>\d+)\.(?P<inside>.+)$")

@@ -10,7 +10,7 @@ from torch import nn
 
 from coursekit import methods
 from coursekit.methods import AdapterDrop, HoulsbyAdapter, LinAdapter, ParallelAdapter, PfeifferAdapter
-from coursekit.methods.adapters import bottlenecks
+from coursekit.methods.adapters.adapter import bottlenecks
 from coursekit.methods.adapters.passes import PassStart
 
 each_kind = pytest.mark.parametrize("kind", (HoulsbyAdapter, PfeifferAdapter, ParallelAdapter, LinAdapter))

@@ -13,8 +13,8 @@ from transformers import AutoConfig, AutoModel
 from coursekit import methods
 from coursekit.errors import CourseError
 from coursekit.methods import AdapterDrop, HoulsbyAdapter, LinAdapter, ParallelAdapter, PfeifferAdapter
-from coursekit.methods.adapters import Bottleneck, bottlenecks
-from coursekit.methods.adapters.bottleneck import ACTIVATIONS
+from coursekit.methods.adapters.adapter import bottlenecks
+from coursekit.methods.adapters.bottleneck import ACTIVATIONS, Bottleneck
 from coursekit.methods.adapters.lin import NormedBottleneck
 from coursekit.methods.adapters.placement import AdapterSite
 

@@ -8,7 +8,7 @@ from transformers import BartConfig, BertConfig
 
 from coursekit import adapterhub, methods
 from coursekit.methods import MAMAdapter, ParallelAdapter, PrefixTuning
-from coursekit.methods.adapters import bottlenecks
+from coursekit.methods.adapters.adapter import bottlenecks
 from coursekit.methods.adapters.placement import sites
 from coursekit.methods.soft_prompts.prefix import KEY
 from coursekit.methods.soft_prompts.prefix_attention import PrefixAttention

@@ -21,7 +21,7 @@ from coursekit.methods.mechanism.checkpoint import other_settings
 from coursekit.methods.mechanism.method import Method
 from coursekit.methods.mechanism.modules import HEADS, unwrap
 from coursekit.methods.mechanism.names import inside
-from coursekit.methods.selective import BitFit
+from coursekit.methods.selective.bitfit import BitFit
 
 
 @dataclass(frozen=True, init=False, repr=False)

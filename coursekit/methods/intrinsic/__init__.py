@@ -3,7 +3,3 @@ r"""Training in a random subspace of all weights: how many directions a task nee
 said.py is the method, fastfood.py its random matrix, hadamard.py the transform in it. displaced.py: layers with moved
 weights; directions.py: which move, and when they are computed.
 """
-
-from coursekit.methods.intrinsic.said import IntrinsicSAID
-
-__all__ = ["IntrinsicSAID"]

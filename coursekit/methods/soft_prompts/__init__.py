@@ -5,10 +5,3 @@ prefix.py puts keys and values before those of every block, llama_adapter.py add
 topmost blocks. How they live in a model: virtual_tokens.py with inputs.py and prompted_cache.py; prefix_attention.py
 with attention_mask.py and shifted_positions.py; prompted_attention.py. attention.py knows the families.
 """
-
-from coursekit.methods.soft_prompts.llama_adapter import LlamaAdapter
-from coursekit.methods.soft_prompts.p_tuning import PTuning
-from coursekit.methods.soft_prompts.prefix import PrefixTuning
-from coursekit.methods.soft_prompts.prompt import PromptTuning
-
-__all__ = ["LlamaAdapter", "PTuning", "PrefixTuning", "PromptTuning"]
