@@ -82,16 +82,12 @@ class KroneckerBottleneck(Bottleneck):
         self.down.rule = self.up.rule = (rule,)
 
 
-def _glorot(vectors: nn.Parameter) -> None:
-    bound = math.sqrt(6 / (1 + vectors.shape[1]))  # Glorot's, of a matrix with one column
-    nn.init.uniform_(vectors, -bound, bound)
-
-
 def _start_glorot(rule: Rule, layers: list[KroneckerBottleneck]) -> None:
     nn.init.normal_(rule.A, std=1e-4)
     for layer in layers:
         for vectors in (layer.down.s, layer.down.t, layer.up.s, layer.up.t):
-            _glorot(vectors)
+            bound = math.sqrt(6 / (1 + vectors.shape[1]))  # Glorot's, of a matrix with one column
+            nn.init.uniform_(vectors, -bound, bound)
 
 
 def _start_zero(rule: Rule, layers: list[KroneckerBottleneck]) -> None:

@@ -10,16 +10,13 @@ from torch import Tensor, nn
 
 from coursekit.errors import CourseError
 from coursekit.methods.adapters.adapter import bottlenecks
-from coursekit.methods.adapters.pruned import Projection, PrunedLinear, learned, prune
+from coursekit.methods.adapters.pruned import Projection, PrunedLinear, learned
 from coursekit.methods.adapters.pruning_scores import SCORES
 from coursekit.methods.mechanism.attachment import activate, attachment_of
-from coursekit.methods.ranking import largest, losses
+from coursekit.methods.ranking import losses
 from coursekit.modes import in_mode
 
 Batches = Sequence[dict[str, Tensor]]
-
-
-# How many stay ------------------------------------------------------------------------------------------------------
 
 
 def kept(total: int, pruned: float) -> int:
@@ -27,9 +24,6 @@ def kept(total: int, pruned: float) -> int:
     it is the fraction that goes, in its script the fraction that stays.)
     """
     return total - round(pruned * total)
-
-
-# In a model ---------------------------------------------------------------------------------------------------------
 
 
 def projections(model: nn.Module, name: str) -> dict[str, Projection]:
@@ -82,12 +76,6 @@ def score(model: nn.Module, name: str, by: str, batches: Batches, seed: int = 0)
             "from 0 (init='bert' or init='houlsby'), or train the adapter before it is pruned, or take score='random'"
         )
     return scores
-
-
-def prune_to(model: nn.Module, name: str, keep: int, scores: list[Tensor]) -> None:
-    r"""Leave those `keep` weights of adapter `name` that have the largest `scores`."""
-    layers = zip(projections(model, name).values(), largest(scores, keep), strict=True)
-    put(model, name, [prune(layer, mask) for layer, mask in layers])
 
 
 def put(model: nn.Module, name: str, layers: Sequence[PrunedLinear]) -> None:

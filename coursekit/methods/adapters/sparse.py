@@ -26,12 +26,12 @@ from coursekit.methods.adapters import pruning
 from coursekit.methods.adapters.adapter import Adapter
 from coursekit.methods.adapters.adapter_variants import ADAPTER, AroundAdapter
 from coursekit.methods.adapters.houlsby import HoulsbyAdapter
-from coursekit.methods.adapters.pruned import PrunedLinear, learned
+from coursekit.methods.adapters.pruned import PrunedLinear, learned, prune
 from coursekit.methods.adapters.pruning_scores import NEED_DATA, SCORES
 from coursekit.methods.mechanism.attachment import Attachment, attachment_of, name_of
 from coursekit.methods.mechanism.checkpoint import Setting
 from coursekit.methods.mechanism.merge import undone_after_an_error
-from coursekit.methods.ranking import checked_batches
+from coursekit.methods.ranking import checked_batches, largest
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,9 @@ class SparseAdapter(AroundAdapter):
         goal = self if pruned is None else replace(self, pruned=pruned)
         keep = goal.kept(model.config)
         pruning.check_left(model, name, self.weights(model.config), keep)
-        pruning.prune_to(model, name, keep, pruning.score(model, name, self.score, batches, self.seed))
+        scores = pruning.score(model, name, self.score, batches, self.seed)
+        layers = zip(pruning.projections(model, name).values(), largest(scores, keep), strict=True)
+        pruning.put(model, name, [prune(layer, mask) for layer, mask in layers])
         attachment_of(model).methods[name] = goal
         return model
 

@@ -92,12 +92,6 @@ def unmerge(model: nn.Module) -> nn.Module:
     return activate(model, state.switch.active)
 
 
-def merged_once(model: nn.Module) -> None:
-    r"""Raise CourseError where an adapter is merged already."""
-    if attachment_of(model).merged is not None:
-        raise CourseError("an adapter is merged already; call unmerge(model) first")
-
-
 def unties(model: nn.Module, state: Attachment, merged: Merged, copies: dict[str, nn.Module]) -> bool:
     r"""Whether merging breaks weight tying: a merged or copied weight is also used where it stays as it was."""
     own = {(path, key): state.originals[path]._parameters.get(key) for path in merged for key in merged[path]}

@@ -23,6 +23,7 @@ from coursekit.methods.mechanism.attachment import (
     Attachment,
     activate,
     attached,
+    attachment_of,
     by_rows,
     find_attachment,
     name_of,
@@ -30,7 +31,7 @@ from coursekit.methods.mechanism.attachment import (
     wrap,
 )  # fmt: skip
 from coursekit.methods.mechanism.checkpoint import Setting, agree, fields, written
-from coursekit.methods.mechanism.merge import detach, merge, merged_once, undone_after_an_error
+from coursekit.methods.mechanism.merge import detach, merge, undone_after_an_error
 from coursekit.methods.mechanism.modules import AdapterState, AdapterWrapper, at, find_wrapper, head_names
 
 #: Containers of parameters by adapter name: a name must not be that of an attribute.
@@ -132,10 +133,12 @@ class Method(ABC):
         Raises CourseError for a method whose effect no weights have.
         """
         name = self._named(model, name)
-        merged_once(model)
+        state = attachment_of(model)
+        if state.merged is not None:
+            raise CourseError("an adapter is merged already; call unmerge(model) first")
         with torch.no_grad():
             folded = self._merged_weights(model, name)
-        wrapped = find_attachment(model).originals  # not `self.heads`: another may have been attached than this one
+        wrapped = state.originals  # not `self.heads`: another may have been attached than this one
         heads = {path: find_wrapper(model, path, AdapterHead) for path in wrapped}
         copies = {path: head.copies[name] for path, head in heads.items() if head and name in head.copies}
         return merge(model, folded, copies, undo)

@@ -47,6 +47,8 @@ class BitFit(WholeMethod):
     GPT-2, where one bias serves query, key and value, its first third trains then.
     add_biases: give each linear map of the blocks that has no bias one of zeros, which then trains.
 
+    BERT base has 102,912, of which 768 are the pooler's. A classifier on RoBERTa base has no pooler: 102,144.
+
     Raises CourseError for other biases and, on attaching, for a model that has none of them (Llama has no biases at
     all) unless they are to be added.
     """
@@ -64,13 +66,6 @@ class BitFit(WholeMethod):
     def picks(self, path: str, shapes: Anatomy) -> bool:
         module, _, key = path.rpartition(".")
         return key == "bias" and self._wants(module, shapes)
-
-    def count(self, config: Any) -> int:
-        r"""$d_{out}$ for each layer with a bias.
-
-        BERT base: 102,912, of which 768 are the pooler's. A classifier on RoBERTa base has no pooler: 102,144.
-        """
-        return super().count(config)
 
     def sizes(self, config: Any) -> dict[str, int]:
         sizes, shapes = super().sizes(config), anatomy_of(config)

@@ -78,16 +78,6 @@ def attention_paths(model: nn.Module) -> list[str]:
     return [f"{prefix}{arch.block_path(layer)}.{names_of(arch).path}" for layer in range(arch.n_layers)]
 
 
-def positions_path(model: nn.Module) -> str:
-    r"""The module of `model` that is asked for the positions, once in a forward pass (or once for each kind of it)."""
-    return body_prefix(model) + names_of(describe(model.config)).positions
-
-
-def rotates(arch: Architecture) -> bool:
-    r"""Whether positions are rotations of queries and keys."""
-    return arch.family in NAMES and NAMES[arch.family].positions == "rotary_emb"
-
-
 def keys_values(
     attention: nn.Module, arch: Architecture, x: Float[Tensor, "n d_model"]
 ) -> tuple[Float[Tensor, "kv_heads n head_dim"], Float[Tensor, "kv_heads n head_dim"]]:

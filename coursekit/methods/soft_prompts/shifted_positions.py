@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from coursekit.architecture import describe
 from coursekit.errors import CourseError
 from coursekit.methods.mechanism.attachment import Attachment, wrap
-from coursekit.methods.mechanism.modules import AdapterState, AdapterWrapper, find_wrapper
-from coursekit.methods.soft_prompts.attention import positions_path, rotates
+from coursekit.methods.mechanism.modules import AdapterState, AdapterWrapper, body_prefix, find_wrapper
+from coursekit.methods.soft_prompts.attention import names_of
 from coursekit.methods.soft_prompts.room import room
 
 
@@ -25,7 +25,7 @@ class ShiftedPositions(AdapterWrapper):
         arch = describe(model.config)
         self.lengths: dict[str, int] = {}  # n by adapter
         # Which argument the positions are, where they come without their name: a rotation is first shown the tokens.
-        self.place = 1 if rotates(arch) else 2 if arch.family == "opt" else 0
+        self.place = 1 if names_of(arch).positions == "rotary_emb" else 2 if arch.family == "opt" else 0
         # Positions below this one are padding's and stay: OPT's is -1, RoBERTa's the padding token's id.
         self.room, first = room(model)
         self.first = first if arch.family in ("opt", "roberta") else None
@@ -63,5 +63,5 @@ class ShiftedPositions(AdapterWrapper):
 
 def shifted_positions(model: nn.Module, state: Attachment) -> ShiftedPositions:
     r"""The `ShiftedPositions` of `model`, put in where there was none."""
-    path = positions_path(model)
+    path = body_prefix(model) + names_of(describe(model.config)).positions
     return find_wrapper(model, path, ShiftedPositions) or wrap(model, state, path, ShiftedPositions, model)
