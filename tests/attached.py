@@ -41,9 +41,9 @@ def nonzero(model: nn.Module, seed: int = 3, scale: float = 0.2) -> nn.Module:
     return model
 
 
-def alive(method: Any, model: nn.Module, name: str = "default", seed: int = 3) -> nn.Module:
+def alive(method: Any, model: nn.Module, name: str = "default", seed: int = 3, scale: float = 0.2) -> nn.Module:
     r"""`model` with the method on it, its parameters away from their start."""
-    return nonzero(method.attach(model, name), seed)
+    return nonzero(method.attach(model, name), seed, scale)
 
 
 def answers(model: nn.Module, one: dict[str, Tensor]) -> Tensor:

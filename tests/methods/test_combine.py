@@ -134,6 +134,7 @@ def test_ties_by_hand():
     assert found.deltas["w"].tolist() == [[-5.0, -3.0, 2.0, 0.0]]
     whole = combine([Update({"w": a}, base), Update({"w": b}, base)], [1.0, 1.0], "ties")
     assert whole.deltas["w"][0].tolist() == pytest.approx([-5.0, -2.0, 1.5, 0.3])
+    assert not elected(torch.stack([a, -a])).any()  # equal and opposite
 
 
 def test_dare_keeps_the_expectation_and_drops_its_share():
@@ -266,6 +267,7 @@ def test_what_makes_no_sense_is_refused_and_changes_nothing():
         (lambda: to_lora(model, one, r=40)): "r=40 is above the rank of",
         (lambda: to_lora(model, one, r=2, name="two")): "already has an adapter named 'two'",
         (lambda: update_of(model, "tow")): "did you mean 'two'",
+        (lambda: update_of(IA3().attach(tiny.model("bert")))): "adapter 'default' trains classifier whole",
     }.items():
         with refused(said, model):
             call()
@@ -285,18 +287,6 @@ def test_another_base_is_another_base_also_where_its_sizes_are_the_same():
     with pytest.raises(CourseError, match="holds NaN or infinity"):
         to_lora(model, broken, r=4)
     assert set(methods.attached(model)) == {"one", "two"}
-
-
-def test_a_task_head_is_in_no_update():
-    model = tiny.model("bert")
-    IA3().attach(model)
-    with pytest.raises(CourseError, match="adapter 'default' trains classifier whole"):
-        update_of(model)
-
-
-def test_equal_and_opposite_cancel():
-    d = torch.tensor([[1.0, -2.0]])
-    assert not elected(torch.stack([d, -d])).any()
 
 
 def test_a_combined_adapter_is_saved_as_any_lora_and_read_by_peft(tmp_path):

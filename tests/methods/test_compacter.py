@@ -9,28 +9,22 @@ import pytest
 import tiny
 import torch
 import torch.nn.functional as F
-from attached import labelled, nonzero
+from attached import alive, labelled
 from safetensors.torch import load_file
 from stored import Stored
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 
 from coursekit import adapterhub, counts, methods
-from coursekit.errors import CourseError
 from coursekit.methods import Compacter, CompacterPlus, HoulsbyAdapter, PfeifferAdapter
-from coursekit.methods.adapters import bottlenecks
+from coursekit.methods.adapters.adapter import bottlenecks
 from coursekit.methods.adapters.kronecker import KroneckerLinear, Rule
-from coursekit.methods.mechanism.method import Method
 
 KINDS = {"compacter": Compacter, "compacterpp": CompacterPlus}
 STORED = [f"{family}/{case}" for family in ("bert", "gpt2", "llama") for case in KINDS]
 
 each_kind = pytest.mark.parametrize("kind", KINDS.values())
 each_stored = pytest.mark.parametrize("stored", STORED)
-
-
-def alive(method: Method, model: nn.Module, name: str = "default", seed: int = 3) -> nn.Module:
-    return nonzero(method.attach(model, name), seed, scale=1)
 
 
 def shared(model: nn.Module, name: str = "default") -> nn.Parameter:
@@ -141,7 +135,7 @@ def test_where_the_numbers_are():
 @each_kind
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_all_layers_share_one_parameter(family, kind, tmp_path):
-    model = alive(kind(n=2, r=4), tiny.model(family))
+    model = alive(kind(n=2, r=4), tiny.model(family), scale=1)
     layers = [p for b in bottlenecks(model, "default").values() for p in (b.down, b.up)]
     assert len(layers) == 2 * tiny.LAYERS * len(kind.sites)
     assert {id(one.A) for one in layers} == {id(shared(model))}
@@ -162,7 +156,7 @@ def test_all_layers_share_one_parameter(family, kind, tmp_path):
 @each_kind
 def test_every_layer_adds_to_the_gradient_of_what_they_share(kind):
     r"""The sum over the layers of what each would give its own A."""
-    model = alive(kind(n=2, r=4), tiny.encoder(dtype=torch.float64))
+    model = alive(kind(n=2, r=4), tiny.encoder(dtype=torch.float64), scale=1)
     model(**labelled("bert")).loss.backward()
     together, parts = shared(model).grad.clone(), []
     layers = [p for b in bottlenecks(model, "default").values() for p in (b.down, b.up)]
@@ -178,7 +172,7 @@ def test_every_layer_adds_to_the_gradient_of_what_they_share(kind):
 
 @each_kind
 def test_a_copy_of_the_model_shares_within_itself(kind):
-    model = alive(kind(n=2, r=4), tiny.encoder())
+    model = alive(kind(n=2, r=4), tiny.encoder(), scale=1)
     before, copied = model(**tiny.batch()).logits, copy.deepcopy(model)
     ours, theirs = shared(model), shared(copied)
     assert ours is not theirs
@@ -221,7 +215,7 @@ def test_what_the_starting_values_are():
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_with_the_matrices_written_out_it_is_the_adapter_that_sits_there(family, kind, dense):
     one = tiny.batch(padded=True)
-    ours = alive(kind(n=2, r=4), tiny.model(family, dtype=torch.float64), seed=5)
+    ours = alive(kind(n=2, r=4), tiny.model(family, dtype=torch.float64), seed=5, scale=1)
     theirs = dense(r=4, activation="gelu").attach(tiny.model(family, dtype=torch.float64))
     pairs = zip(*(bottlenecks(model, "default").values() for model in (ours, theirs)), strict=True)
     with torch.no_grad():
@@ -235,11 +229,3 @@ def test_with_the_matrices_written_out_it_is_the_adapter_that_sits_there(family,
 
 
 # bad input ------------------------------------------------------------------------------------------------
-
-
-@each_kind
-def test_what_it_cannot_be_combined_with(kind):
-    method = kind(n=2, r=4)
-    other = Compacter if kind is CompacterPlus else CompacterPlus
-    with pytest.raises(CourseError, match=f"already carries {kind.__name__}"):
-        other(n=2, r=4).attach(method.attach(tiny.encoder()), "film")

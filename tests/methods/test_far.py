@@ -10,10 +10,9 @@ from coursekit import methods
 from coursekit.errors import CourseError
 from coursekit.memory import measure
 from coursekit.methods import FreezeAndReconfigure
-from coursekit.methods.selective import Priming
 from coursekit.methods.selective.part_layer import parts_of
-from coursekit.methods.selective.parts import PartProduct, transposed
-from coursekit.methods.selective.rows import Rows
+from coursekit.methods.selective.parts import transposed
+from coursekit.methods.selective.priming import Priming
 from coursekit.qlora import quantize_model
 
 each_family = pytest.mark.parametrize("family", tiny.FAMILIES)
@@ -102,22 +101,6 @@ def test_at_the_start_it_is_the_dense_layer_to_the_bit(family, dtype, learners):
     }))  # fmt: skip
     after = chosen.attach(plain)(**one)
     assert torch.equal(before.logits, after.logits) and torch.equal(before.loss, after.loss)
-
-
-@pytest.mark.parametrize("threads", [1, 4])
-@pytest.mark.parametrize("shape", [(384, 1536), (1536, 384), (50, 71), (33, 7)])
-def test_to_the_bit_with_any_threads_and_widths_that_no_kernel_likes(threads, shape):
-    torch.manual_seed(0)
-    layer = nn.Linear(*shape)
-    part = Rows(layer.weight, torch.tensor(Priming({"layer": torch.rand(shape[1])}).learners(0.4)[0]))
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(threads)
-        for tokens in (1, 3, 64, 129):
-            x = torch.randn(tokens, shape[0])
-            assert torch.equal(PartProduct.apply(x, part.values, layer.bias, layer, part), layer(x))
-    finally:
-        torch.set_num_threads(before)
 
 
 @each_family

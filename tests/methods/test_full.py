@@ -1,16 +1,16 @@
 r"""Full fine-tuning: everything trains, the whole model is saved, and going back needs a copy."""
 
 import errno
-from pathlib import Path
 
 import pytest
 import tiny
 import torch
-from attached import refused
+from attached import nonzero, refused
 from safetensors.torch import load_file, save_file
 
+from coursekit import adapterhub
 from coursekit.errors import CourseError
-from coursekit.methods import FullFineTuning, LoRA
+from coursekit.methods import FullFineTuning, LoRA, PfeifferAdapter, save_gguf
 
 
 def shifted(model):
@@ -50,18 +50,28 @@ def test_a_file_in_the_place_of_the_folder_is_an_error_and_nothing_is_lost(tmp_p
     assert file.read_text() == "mine"
 
 
-def test_a_model_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
-    method, model = FullFineTuning(), FullFineTuning().attach(tiny.model("llama"))
-    method.save(model, tmp_path)
-    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+#: What is saved: how, what of it fails where a disk is full, and what cannot be written then.
+SAVED = {
+    "adapter": (LoRA(r=2), lambda m, folder: LoRA().save(m, folder), "safetensors.torch.save_file", "a checkpoint"),
+    "model": (FullFineTuning(), lambda m, folder: FullFineTuning().save(m, folder),
+              "transformers.modeling_utils.safe_save_file", "the model"),
+    "GGUF": (LoRA(r=2), lambda m, folder: save_gguf(m, folder / "a.gguf"), "gguf.GGUFWriter.write_tensors_to_file",
+             "a.gguf"),
+    "AdapterHub": (PfeifferAdapter(r=2), adapterhub.save, "torch.save", "an adapter"),
+}  # fmt: skip
 
-    def full(self, folder, **_):
-        (Path(folder) / "config.json").write_text("half a")
+
+@pytest.mark.parametrize(("method", "save", "fails", "what"), SAVED.values(), ids=SAVED)
+def test_what_is_saved_is_written_whole_or_not_at_all(method, save, fails, what, tmp_path, monkeypatch):
+    def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(type(model), "save_pretrained", full)
-    with pytest.raises(CourseError, match="cannot write the model to .*No space left"):
-        method.save(shifted(model), tmp_path)
+    model = method.attach(tiny.decoder("llama"))
+    save(model, tmp_path)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    monkeypatch.setattr(fails, full)
+    with pytest.raises(CourseError, match=f"cannot write {what} to .*No space left on device"):
+        save(nonzero(model), tmp_path)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
 

@@ -96,12 +96,6 @@ def test_qwen_s_rows_stay_where_they_are(tmp_path):
     assert np.array_equal(tensors["blk.0.attn_q.weight.lora_b"].data, B.detach().numpy())
 
 
-def test_rows_by_hand():
-    rows = torch.arange(8.0)[:, None]  # two heads of four: halves (0 1)(2 3) become pairs 0 2, 1 3
-    assert reordered(rows, 2).flatten().tolist() == [0, 2, 1, 3, 4, 6, 5, 7]
-    assert torch.equal(reordered(reordered(rows, 2), 2, back=True), rows) and reordered(rows, 0) is rows
-
-
 @pytest.mark.slow
 def test_rows_as_llama_cpp_s_converter_put_them_in_the_decoder_s_own_file():
     from coursekit.models import load_decoder, sources
@@ -171,17 +165,3 @@ def test_files_that_are_none_or_of_another_model_leave_the_model_as_it_was(tmp_p
         with refused(said, other):
             load_gguf(other, tmp_path / name)
     assert path.is_file() and not list(tmp_path.glob(".writing-*"))
-
-
-def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
-    model = adapted(PLAIN["plain"])
-    path = save_gguf(model, tmp_path / "a.gguf")
-    kept = path.read_bytes()
-
-    def full(self):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(gguf.GGUFWriter, "write_tensors_to_file", full)
-    with pytest.raises(CourseError, match="cannot write a.gguf to .*: .*No space left on device"):
-        save_gguf(model, path)
-    assert path.read_bytes() == kept and [p.name for p in tmp_path.iterdir()] == ["a.gguf"]

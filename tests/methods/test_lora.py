@@ -1,6 +1,5 @@
 r"""LoRA against peft with the same weights, against closed forms, and against itself: start, freeze, merge, detach."""
 
-import errno
 import functools
 
 import peft
@@ -196,27 +195,6 @@ def test_only_the_active_adapter_trains():
     assert sum(p.numel() for p in found.values()) == methods.trainable(model)
 
 
-# save and load --------------------------------------------------------------------------------------------
-
-
-def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
-    method = LoRA(r=2)
-    model = method.attach(tiny.model("llama"))
-    method.save(model, tmp_path)
-    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
-
-    def full(*_, **__):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr("safetensors.torch.save_file", full)
-    with pytest.raises(CourseError, match="cannot write a checkpoint to .*No space left on device"):
-        method.save(nonzero(model), tmp_path)
-    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
-    (tmp_path / "file").write_text("")
-    with pytest.raises(CourseError, match="file cannot be a folder to write to"):
-        method.save(model, tmp_path / "file")
-
-
 # bad input ------------------------------------------------------------------------------------------------
 
 
@@ -245,9 +223,8 @@ def test_checkpoints_of_another_method_family_or_other_targets(tmp_path):
         assert methods.attached(target) == {}
 
 
-@pytest.mark.parametrize("order", [("q", "v", "all"), ("all", "v", "q"), ("v", "all", "q")])
 @pytest.mark.parametrize("family", tiny.FAMILIES)
-def test_adapters_of_different_targets_ranks_and_kinds_share_one_model(family, order):
+def test_adapters_of_different_targets_ranks_and_kinds_share_one_model(family):
     first = EVERYTHING[family][0]
     second = {"gpt2": "c_fc", "llama": "down_proj", "opt": "fc1"}.get(family, "value")
     make = {
@@ -259,7 +236,7 @@ def test_adapters_of_different_targets_ranks_and_kinds_share_one_model(family, o
     for seed, (name, method) in enumerate(make.items()):
         alone[name] = nonzero(method.attach(model, name), seed)(**one).logits
     rows_answer_as_alone(model, list(make), one)
-    for gone in order:
+    for gone in ("v", "all", "q"):
         assert torch.equal(methods.activate(model, gone)(**one).logits, alone[gone])
         methods.remove(model, gone)
     assert torch.equal(model(**one).logits, plain)

@@ -2,7 +2,6 @@ r"""What all methods share: branches, mixed rows, the 16-bit rule, targets, chec
 
 import importlib
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -13,12 +12,10 @@ from attached import nonzero, rows_answer_as_alone
 from coursekit import memory, methods
 from coursekit.architecture import describe
 from coursekit.errors import CourseError
-from coursekit.methods import BitFit, Hybrid, LoRA
+from coursekit.methods import LoRA
 from coursekit.methods.mechanism.anatomy import anatomy, anatomy_of
-from coursekit.methods.mechanism.attachment import attachment_of, by_rows
-from coursekit.methods.mechanism.branch import adapter_dtype, like, met
-from coursekit.methods.mechanism.checkpoint import Setting, agree, fields, written
-from coursekit.methods.mechanism.modules import AdapterState, MixedRows, named_base_modules
+from coursekit.methods.mechanism.attachment import by_rows
+from coursekit.methods.mechanism.modules import AdapterState, MixedRows
 from coursekit.methods.mechanism.names import QUERY_VALUE, checked_names
 from coursekit.methods.mechanism.targets import Targets
 
@@ -85,18 +82,6 @@ def test_each_row_is_answered_by_its_own_adapter():
     assert torch.equal(alone, 3 * x)
 
 
-def test_a_mixed_batch_within_another_leaves_the_outer_one_its_rows():
-    model = tiny.model("llama")
-    for name in ("a", "b"):
-        LoRA(r=2).attach(model, name)
-    switch = attachment_of(model).switch
-    with methods.mixed_batch(model, ["a", "b", "a"]):
-        outer = switch.rows
-        with methods.mixed_batch(model, ["b", "a"]):
-            assert switch.rows.sort.tolist() == [0, 1] and list(switch.rows) == ["b", "a"]
-        assert switch.rows is outer and outer.sort.tolist() == [0, 2, 1] and outer.sizes == [2, 1]
-
-
 def test_tokens_in_one_dimension_belong_to_their_rows_and_come_back_flat():
     x = torch.randn(6, 3)  # two rows of three tokens, as in OPT's feed-forward
     y = by_rows(mixed("a", None), lambda name, rows: rows.repeat(1, 1, 2) * (2 if name else 1), x)
@@ -126,23 +111,6 @@ def test_lora_on_positions_that_are_looked_up_once_for_all_rows():
     rows_answer_as_alone(model, ["film", None, "film"], one)
 
 
-# precision --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("base", "own"), [
-    (torch.float16, torch.float32), (torch.bfloat16, torch.float32), (torch.float32, torch.float32),
-    (torch.float64, torch.float64),
-])  # fmt: skip
-def test_an_adapter_is_fp32_beside_sixteen_bits_and_fp64_beside_fp64(base, own):
-    assert adapter_dtype(base) == own and like(torch.zeros(1, dtype=base))["dtype"] == own
-    x = torch.randn(3).to(base)
-    assert met(x, own).dtype == own
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert met(x, own).dtype == (torch.float64 if own == torch.float64 else torch.bfloat16)
-    ids = torch.arange(3)
-    assert met(ids, own) is ids
-
-
 # targets ----------------------------------------------------------------------------------------------------
 
 
@@ -163,15 +131,6 @@ def test_a_description_and_a_model_name_the_same_layers(family, names):
     assert list(there) == [path for path, _ in model.named_modules() if path in there]
 
 
-@pytest.mark.parametrize(("given", "said"), [
-    (5, "must be names of modules.*got 5"), ((), "is empty: name at least one"), (("a", "b", "a"), "names 'a' twice"),
-    (["a", ""], "must be names of modules"), ({1}, "must be names of modules"),
-])  # fmt: skip
-def test_names_that_make_no_sense(given, said):
-    with pytest.raises(CourseError, match=f"places {said}" if "names 'a'" in said else said):
-        checked_names(given, ("q_proj",), "places")
-
-
 def test_names_in_any_form():
     assert checked_names("q", ("x",)) == ("q",) and checked_names(["b", "a"], ("x",)) == ("b", "a")
     assert checked_names({"b", "a"}, ("x",)) == ("a", "b") and checked_names(None, ("x",)) is None
@@ -180,28 +139,6 @@ def test_names_in_any_form():
 
 
 # checkpoint tables ------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Table:
-    a: int = 1
-    b: tuple = (2,)
-    c: float = 0.5
-
-
-ENTRIES = (Setting("a"), Setting("b", "their_b", read=tuple, write=list), Setting("c", absent=0.5, binding=False))
-
-
-def test_a_table_writes_reads_and_compares():
-    assert written(Table(), ENTRIES) == {"a": 1, "their_b": [2], "c": 0.5}
-    assert fields({"a": 3, "their_b": [4]}, ENTRIES) == {"a": 3, "b": (4,), "c": 0.5}
-    agree(Table(), {"a": 1, "their_b": [2], "c": 99}, ENTRIES)
-    with pytest.raises(
-        CourseError, match=r"trained with their_b=\(3,\), the method here has \(2,\): use Table.from_ch"
-    ):
-        agree(Table(), {"a": 1, "their_b": [3]}, ENTRIES)
-    with pytest.raises(CourseError, match="their_b=7 in the adapter_config.json of this checkpoint makes no sense"):
-        fields({"a": 1, "their_b": 7}, ENTRIES)
 
 
 def nested(depth: int) -> str:
@@ -258,8 +195,3 @@ def test_every_path_leads_into_the_block_that_it_names(family):
         trained = methods.trained(methods.TopLayers(k=k).attach(tiny.model(tiny.Awkward(family))))
         blocks = {int(n[1]) for n in (re.search(r"\.(\d+)\.", path) for path in trained) if n}
         assert blocks == set(range(12 - k, 12))
-
-
-def test_the_bare_model_is_what_is_listed():
-    model, plain = Hybrid(LoRA(r=2), BitFit()).attach(tiny.model("bert")), tiny.model("bert")
-    assert list(dict(named_base_modules(model))) == [path for path, _ in plain.named_modules()]

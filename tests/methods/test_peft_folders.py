@@ -254,6 +254,15 @@ def test_more_than_a_lora_says_how_it_is_loaded(option, value, tmp_path):
     assert methods.attached(model) == {}
 
 
+def test_a_checkpoint_that_names_norms_by_a_pattern_loads_where_the_method_is_given(tmp_path):
+    config = peft.LNTuningConfig(task_type="CAUSAL_LM", target_modules=r".*norm")
+    theirs, one = nonzero(peft.get_peft_model(tiny.model("llama"), config)).eval(), tiny.batch()
+    theirs.save_pretrained(tmp_path)
+    assert torch.equal(methods.NormTuning().load(tiny.model("llama"), tmp_path)(**one).logits, theirs(**one).logits)
+    with pytest.raises(CourseError, match=r"by the pattern '.\*norm': load it with the method that you mean"):
+        methods.from_checkpoint(tmp_path)
+
+
 def test_a_pickle_is_not_let_in(plain, tmp_path):
     (tmp_path / "adapter_config.json").write_bytes((plain[0] / "adapter_config.json").read_bytes())
     (tmp_path / "adapter_model.bin").write_bytes(pickle.dumps(Path("x")))
@@ -318,11 +327,6 @@ def test_many_patterns_are_compiled_once_and_too_many_refused(monkeypatch):
         assert own_setting(found, "model.layers.998.up_proj", 0) == found[r"layers\.998\.up_proj"]
     with pytest.raises(CourseError, match="rank_pattern has 200,000 patterns; at most 5,000"):
         LoRA(rank_pattern=dict.fromkeys(map(str, range(200_000)), 2))
-
-
-def test_scales_of_rslora_with_patterns():
-    method = LoRA(r=4, alpha=8, rslora=True, rank_pattern={"q_proj": 9}, alpha_pattern={"v_proj": 3})
-    assert [method.at(f"x.{name}").scaling for name in ("q_proj", "v_proj", "xq_proj")] == [8 / 3, 3 / 2, 4]
 
 
 def test_what_is_at_its_default_is_neither_shown_nor_written(tmp_path):

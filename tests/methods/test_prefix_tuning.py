@@ -234,6 +234,10 @@ def test_masks_of_every_implementation_get_columns_in_front():
     padding = torch.tensor([[0, 1, 1], [1, 1, 1]])
     made = with_prefix(padding, shown, tokens, 3, "flash_attention_2", causal=False)
     assert made.tolist() == [[1, 1, 0, 1, 1], [0, 1, 1, 1, 1]] and made.dtype == padding.dtype
+    # of booleans: added to the scores from here on
+    look = torch.tensor([[[[True, False], [True, True]]]])
+    made = with_prefix(look, n, torch.zeros(3, 2, 4), 2, "sdpa", causal=False)
+    assert torch.equal(made, torch.tensor([[[[0, 0, 0, inf], [0, 0, 0, 0]]]])) and made.dtype == torch.float32
     # added to the scores
     added = torch.full((2, 1, 3, 3), -5.0)
     made = with_prefix(added, n, tokens, 3, "eager", causal=False)

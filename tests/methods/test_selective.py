@@ -4,18 +4,19 @@ import families
 import pytest
 import tiny
 import torch
-from attached import labelled
+from attached import labelled, train
 from torch import Tensor, nn
 from torch.nn import LayerNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from coursekit import methods
 from coursekit.architecture import describe
-from coursekit.methods import BitFit, ByType, FishMask, FreezeAndReconfigure, SelectColumns, SelectRows
+from coursekit.methods import BitFit, ByType, FishMask, FreezeAndReconfigure, HeadOnly, SelectColumns, SelectRows
 from coursekit.methods.mechanism.method import Method
 from coursekit.methods.mechanism.modules import body_prefix
 from coursekit.methods.selective.part_layer import parts_of
 from coursekit.methods.selective.parts import transposed
+from coursekit.methods.selective.where import trained_by_kind
 
 ATTENTION = {"bert": "attention", "roberta": "attention", "gpt2": "attn", "opt": "self_attn", "llama": "self_attn"}
 FIRST_AND_SECOND = {  # the query, and what comes before the feed-forward's activation
@@ -100,3 +101,44 @@ def test_what_was_chosen_moves_and_nothing_else_and_folding_changes_no_bit(metho
             assert torch.equal(value != plain[name], masks.get(name, torch.zeros_like(value, dtype=torch.bool))), name
     methods.unmerge(model)
     assert torch.equal(model(**tiny.batch()).logits, beside)
+
+
+@pytest.mark.parametrize("family", tiny.ENCODERS)
+def test_with_nothing_but_the_head_the_body_is_no_part_of_the_backward_pass(family, tmp_path):
+    model, theirs = HeadOnly().attach(tiny.model(family)), tiny.model(family)
+    for name, parameter in theirs.named_parameters():
+        parameter.requires_grad_(name.startswith("classifier"))
+    assert HeadOnly().count(model.config) == 0 and methods.trainable(model) == methods.trainable(theirs) > 0
+    outputs = []
+    model.base_model.register_forward_hook(lambda _, __, y: outputs.append(y[0]))
+    batches = [labelled(family, seed=i, padded=True) for i in range(5)]
+    assert train(model, batches, lr=1e-2) == train(theirs, batches, lr=1e-2)
+    assert not any(y.requires_grad for y in outputs)
+    HeadOnly().save(model, tmp_path)
+    again = methods.from_checkpoint(tmp_path).load(tiny.model(family), tmp_path)
+    assert torch.equal(again(**tiny.batch()).logits, theirs(**tiny.batch()).logits)
+
+
+# where they lie -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_the_kinds_hold_all_parameters_of_the_blocks_and_all_that_train(family):
+    method = FishMask(keep=0.3, score="random")
+    model = method.attach(tiny.model(family))
+    kinds = trained_by_kind(model)
+    assert sum(size for _, size in kinds.values()) == method.among(model.config)
+    assert sum(trained for trained, _ in kinds.values()) == method.count(model.config)
+    assert all(0 < trained < size or trained == size == 0 for trained, size in kinds.values())
+
+
+def test_each_kind_is_its_own():
+    biases = trained_by_kind(BitFit().attach(tiny.model("bert")))
+    assert {kind for kind, (trained, _) in biases.items() if trained} == {"biases"}
+    assert biases["biases"][0] == biases["biases"][1]
+    rows = trained_by_kind(SelectRows(targets=("query",), rows=4).attach(tiny.model("bert")))
+    assert {kind: trained for kind, (trained, _) in rows.items() if trained} == {
+        "attention.self.query": tiny.LAYERS * 4 * tiny.D_MODEL
+    }
+    norms = trained_by_kind(methods.NormTuning().attach(tiny.model("bert")))
+    assert norms["norms"][0] == norms["norms"][1] == tiny.LAYERS * 2 * tiny.D_MODEL
