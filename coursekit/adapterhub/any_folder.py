@@ -2,7 +2,6 @@ r"""One door for every adapter folder: peft's, this course's, and those of the `
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from torch import nn
@@ -68,10 +67,4 @@ def _config(folder: Path) -> dict:
         raise CourseError(
             f"{folder} holds no adapter: it has {found}{whole} and no {interop.CONFIG}; read are {_FORMATS}"
         )
-    try:
-        config = json.loads((folder / interop.CONFIG).read_text(encoding="utf-8"))
-        if not isinstance(config, dict):
-            raise ValueError("it holds no settings")
-    except (ValueError, OSError, RecursionError) as error:
-        raise CourseError(f"{folder / interop.CONFIG} is damaged ({error}); fetch or save it again") from error
-    return config
+    return adapterhub.read_settings(folder / interop.CONFIG)

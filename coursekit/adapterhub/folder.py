@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from coursekit.errors import CourseError
 from coursekit.files import replaced_files
@@ -18,15 +18,23 @@ WEIGHTS = ("pytorch_adapter.bin", "adapter.safetensors")
 HEAD_WEIGHTS = ("pytorch_model_head.bin", "model_head.safetensors")
 
 
+def read_settings(file: Path) -> dict[str, Any]:
+    r"""The settings in a file of JSON; CourseError where it is damaged."""
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(settings, dict):
+            raise ValueError("it holds no settings")
+    except (ValueError, OSError, RecursionError) as error:
+        raise CourseError(f"{file} is damaged ({error}); fetch or save it again") from error
+    return settings
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     r"""The settings in `folder`; CourseError where they are none of an adapter."""
     if not (folder / CONFIG).is_file():
         raise CourseError(f"{folder} is not an adapter of AdapterHub: it has no {CONFIG}")
-    try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
-        raise CourseError(f"{folder / CONFIG} is damaged ({error}); fetch or save it again") from error
-    if not isinstance(config, dict) or "config" not in config:
+    config = read_settings(folder / CONFIG)
+    if "config" not in config:
         raise CourseError(
             f"{folder} is not an adapter of AdapterHub: its {CONFIG} has no entry 'config'; a checkpoint of this "
             "course or of peft loads with the method's own load()"
@@ -58,13 +66,6 @@ def read_tensors(folder: Path, names: tuple[str, str], needed: bool = True) -> d
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CourseError(f"{path} is damaged or more than tensors ({reason}); fetch it again") from error
-
-
-def check_model_type(model: nn.Module, folder: str | Path) -> None:
-    r"""Raise CourseError where the adapter in `folder` was trained on a model of another type."""
-    own_type = model.config.model_type
-    if (made_for := read_config(Path(folder)).get("model_type", own_type)) != own_type:
-        raise CourseError(f"the adapter in {folder} was trained on a {made_for} model, this one is {own_type}")
 
 
 def write(folder: Path, files: dict[str, Any]) -> Path:

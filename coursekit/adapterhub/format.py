@@ -14,16 +14,7 @@ from typing import Any
 from torch import nn
 
 from coursekit.adapterhub import keys, low_rank, prefix, unions
-from coursekit.adapterhub.folder import (
-    CONFIG,
-    HEAD_CONFIG,
-    HEAD_WEIGHTS,
-    WEIGHTS,
-    check_model_type,
-    read_config,
-    read_tensors,
-    write,
-)
+from coursekit.adapterhub.folder import CONFIG, HEAD_CONFIG, HEAD_WEIGHTS, WEIGHTS, read_config, read_tensors, write
 from coursekit.adapterhub.forms import ACTIVATIONS, FORMS, NAMED, form_of, library_config, width
 from coursekit.architecture import describe
 from coursekit.errors import CourseError, one_of
@@ -37,12 +28,6 @@ from coursekit.methods.mechanism.modules import head_names
 VERSION = "adapters.1.3.0"
 #: Of what a folder says it holds, what is read.
 READ = "bottlenecks, LoRA, (IA)³, prefix tuning, prompt tuning, MAM and UniPELT"
-
-
-def architecture(folder: str | Path) -> str:
-    r"""What the adapter in `folder` says it is: "bottleneck", "union", "lora", "prefix_tuning", …"""
-    form = read_config(Path(folder))["config"]
-    return "bottleneck" if isinstance(form, str) else str(form.get("architecture") or "bottleneck")
 
 
 def _bottleneck(config: dict[str, Any], folder: str | Path) -> Adapter | AdapterDrop:
@@ -76,14 +61,17 @@ def load(model: nn.Module, folder: str | Path, name: str = "default") -> nn.Modu
     no method here does.
     """
     folder = Path(folder)
-    config, kind = read_config(folder), architecture(folder)
-    check_model_type(model, folder)
+    config, own_type = read_config(folder), model.config.model_type
+    if (made_for := config.get("model_type", own_type)) != own_type:
+        raise CourseError(f"the adapter in {folder} was trained on a {made_for} model, this one is {own_type}")
+    form = config["config"]
+    kind = "bottleneck" if isinstance(form, str) else str(form.get("architecture") or "bottleneck")
     method: Method
     forms = {"lora": low_rank.read, "prefix_tuning": prefix.read, "prompt_tuning": prefix.read_prompt}
     if kind in forms:
-        method, found = forms[kind](model, folder, config["config"])
+        method, found = forms[kind](model, folder, form)
     elif kind == "union":
-        method = unions.read_method(folder)
+        method = unions.read_method(form, folder)
         found = unions.ours(method, model, folder)
     elif kind == "bottleneck":
         method = _bottleneck(config, folder)

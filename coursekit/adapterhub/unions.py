@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
-from coursekit.adapterhub.folder import WEIGHTS, read_config, read_tensors
+from coursekit.adapterhub.folder import WEIGHTS, read_tensors
 from coursekit.adapterhub.forms import check_plain, width
 from coursekit.adapterhub.prefix import made
 from coursekit.errors import CourseError
@@ -37,12 +38,10 @@ _PLAIN_LORA = {
 }  # fmt: skip
 
 
-def read_method(folder: str | Path) -> MAMAdapter | UniPELT:
-    r"""The method that the union in `folder` is. Of the network behind a prefix only what it makes is kept.
-
-    Raises CourseError for a folder of something else, and for a union that no method here is.
+def read_method(form: dict[str, Any], folder: Path) -> MAMAdapter | UniPELT:
+    r"""The method that the union in `folder`, of the settings `form`, is. Of the network behind a prefix only what it
+    makes is kept. Raises CourseError for a union that no method here is.
     """
-    form = read_config(Path(folder))["config"]
     configs = form.get("configs")
     if not isinstance(configs, list) or not all(isinstance(part, dict) for part in configs):
         raise CourseError(f"the union in {folder} does not say what it is made of: save it again with the library")

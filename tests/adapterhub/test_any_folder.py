@@ -12,7 +12,6 @@ from stored import FIXTURES, Stored, changed
 
 import coursekit
 from coursekit import adapterhub, methods
-from coursekit.adapterhub import unions
 from coursekit.errors import CourseError
 from coursekit.methods import (
     IA3,
@@ -267,7 +266,7 @@ def test_a_folder_of_another_type_or_without_its_tensors_is_said_in_a_line(tmp_p
         assert list(methods.attached(model)) == ["first", "second"] and model._coursekit.switch.active == "second"
     file.write_text(json.dumps(config | {"config": {"architecture": "union"}}))
     with pytest.raises(CourseError, match="does not say what it is made of"):
-        unions.read_method(folder)
+        adapterhub.load(model, folder)
 
 
 def test_names_that_are_no_folder(tmp_path, monkeypatch):
