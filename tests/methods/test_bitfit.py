@@ -56,14 +56,6 @@ def test_no_more_is_kept_for_the_backward_pass_than_plain_torch_keeps(family):
 # which biases ---------------------------------------------------------------------------------------------
 
 
-def test_of_a_bias_for_query_key_and_value_the_query_s_part_has_the_gradient_that_plain_torch_gives_it():
-    model, theirs = BitFit("query-and-second-mlp").attach(tiny.model("gpt2")), plain(tiny.model("gpt2"))
-    for one in (model, theirs):
-        one(**labelled("gpt2")).loss.backward()
-    ours = model.transformer.h[1].attn.c_attn.biases["default"].values.grad
-    assert torch.equal(ours, theirs.transformer.h[1].attn.c_attn.bias.grad[: tiny.D_MODEL])
-
-
 def test_a_model_without_a_pooler_trains_the_rest():
     model = BitFit().attach(tiny.masked("bert"))
     # The output layer of a masked language model is no task head of the course's: it stays as it is.

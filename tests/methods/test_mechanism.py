@@ -16,8 +16,7 @@ from coursekit.methods import LoRA
 from coursekit.methods.mechanism.anatomy import anatomy, anatomy_of
 from coursekit.methods.mechanism.attachment import by_rows
 from coursekit.methods.mechanism.modules import AdapterState, MixedRows
-from coursekit.methods.mechanism.names import QUERY_VALUE, checked_names
-from coursekit.methods.mechanism.targets import Targets
+from coursekit.methods.mechanism.names import checked_names
 
 # the method on the page of CONTRIBUTING.md --------------------------------------------------------------------
 
@@ -112,23 +111,6 @@ def test_lora_on_positions_that_are_looked_up_once_for_all_rows():
 
 
 # targets ----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("names", [None, "all-linear", ("dense",), ("c_proj",), ("fc1", "fc2"), ("v_proj",)])
-@pytest.mark.parametrize("family", tiny.FAMILIES)
-def test_a_description_and_a_model_name_the_same_layers(family, names):
-    targets, model = Targets(names, QUERY_VALUE), tiny.model(family)
-    try:
-        there = targets.modules(model)
-    except CourseError as error:
-        with pytest.raises(CourseError, match=str(error).partition(";")[0]):
-            targets.matrices(model.config)
-        return
-    described = targets.matrices(model.config)
-    blocks = [path for path in there if any(part.isdigit() for part in path.split("."))]
-    assert len(blocks) == tiny.LAYERS * sum(m.per_layer for m in described) > 0
-    assert {path.split(".", 1)[-1] for path in blocks if not any(path.endswith(m.name) for m in described)} == set()
-    assert list(there) == [path for path, _ in model.named_modules() if path in there]
 
 
 def test_names_in_any_form():

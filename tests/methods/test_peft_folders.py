@@ -244,6 +244,28 @@ def test_what_stays_refused_says_so_by_name(options, said, plain, tmp_path):
     assert "\n" not in str(error.value)
 
 
+QV, BIAS = ["query", "value"], "which the VeRA here does not have: use peft, or"
+WHOLE = {"task_type": "CAUSAL_LM", "target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}
+
+
+@pytest.mark.parametrize("kind, theirs, said", [
+    ("bert", peft.VeraConfig(r=4, target_modules=QV, task_type="SEQ_CLS", bias="all"), f"with bias='all', {BIAS}"),
+    ("bert", peft.VeraConfig(r=4, target_modules=QV, task_type="SEQ_CLS", bias="vera_only"), "bias='vera_only'"),
+    ("llama", peft.VeraConfig(**WHOLE, r=4), r"trained with modules_to_save=\['lm_head'\]"),
+    ("llama", peft.VeraConfig(**WHOLE | {"modules_to_save": ["norm"]}, r=4), r"with modules_to_save=\['norm'\]"),
+    ("bert", peft.OFTConfig(oft_block_size=8, target_modules=QV, task_type="SEQ_CLS", bias="oft_only"), "'oft_only'"),
+    ("llama", peft.OFTConfig(**WHOLE, oft_block_size=8), r"trained with modules_to_save=\['lm_head'\]"),
+    ("llama", peft.OFTConfig(oft_block_size=21, target_modules=["k_proj", "down_proj"]),
+     "oft_block_size=21, for which peft took 16 and 24 in layers of other widths"),
+    ("llama", peft.OFTConfig(oft_block_size=8, target_modules=["embed_tokens"]), "holds no tensor of OFT"),
+])  # fmt: skip
+def test_what_vera_and_oft_have_in_peft_alone_is_refused_by_its_name(kind, theirs, said, tmp_path):
+    peft.get_peft_model(tiny.model(kind), theirs).save_pretrained(tmp_path)
+    with pytest.raises(CourseError, match=said) as error:
+        methods.from_checkpoint(tmp_path)
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize("option, value", [("bias", "all"), ("bias", "lora_only"), ("trainable_token_indices", [3])])
 def test_more_than_a_lora_says_how_it_is_loaded(option, value, tmp_path):
     written("bert", tmp_path, target_modules=["query"], **{option: value})

@@ -229,18 +229,6 @@ def test_scoring_leaves_no_trace(by):
 # masks that hold ------------------------------------------------------------------------------------------
 
 
-def test_what_is_pruned_has_no_gradient_and_no_optimizer_state():
-    method = SparseAdapter(HOULSBY, pruned=0.75)
-    model = method.attach(tiny.model("bert"))
-    optimizer = torch.optim.AdamW(p for p in model.parameters() if p.requires_grad)
-    model(**labelled("bert")).loss.backward()
-    optimizer.step()
-    head = tiny.D_MODEL * 2 + 2
-    assert sum(p.grad.numel() for p in model.parameters() if p.grad is not None) == method.count(model.config) + head
-    moments = [v for s in optimizer.state.values() for k, v in s.items() if k == "exp_avg"]
-    assert sum(v.numel() for v in moments) == method.count(model.config) + head
-
-
 # when -----------------------------------------------------------------------------------------------------
 
 
