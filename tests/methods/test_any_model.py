@@ -47,10 +47,12 @@ def test_ia3_with_named_targets_on_a_fused_attention_equals_peft_s_default(tmp_p
 # generation ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("row", ["LoRA", "prompt tuning", "norms"])
+@pytest.mark.parametrize(
+    "row", ["LoRA", "prompt tuning", "norms", "prefix tuning", "LLaMA-Adapter", "Houlsby's adapters"]
+)
 @pytest.mark.parametrize("kind", DECODERS)
 def test_a_decoder_writes_with_its_cache_what_it_writes_step_by_step(row, kind):
-    model = attach(ROWS[row], kind, scale=0.3, **lively(kind))
+    model = attach(ROWS[row], kind, scale=max(0.3, ROWS[row].strong), **lively(kind))
     # Gemma's window counts padding: with some, it ends between text and virtual tokens.
     writes(model, texts(9, 9 if "gemma" in kind and row == "prompt tuning" else 5))
     after = answers(model, tiny.batch())
