@@ -117,13 +117,19 @@ def writers(case: Case, turn: int) -> Iterable[str]:
     return [family for family in masked_ones(case, turn) if family in tiny.DECODERS]
 
 
-every = pairs(all_that_fit)
+def cached(case: Case, turn: int) -> Iterable[str]:
+    r"""What a cache meets: virtual tokens, and one of each kind of wrapper."""
+    one_of_each = ("LoRA", "HoulsbyAdapter", "IntrinsicSAID", "SelectRows")
+    return writers(case, turn) if case.name.startswith(BEFORE_THE_TEXT) or case.name in one_of_each else ()
+
+
 twice = pairs(few)
 once = pairs(one_of_few)
 #: Where rounding is measured, which grows with the number of blocks.
 shallow_twice = pairs(lambda case, turn: map(str, few(case, turn)))
 before_the_text_every = pairs(masked_ones)
 writing = pairs(writers)
+with_cache = pairs(cached)
 by_method = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 #: A base in 4 bits has no part in what is asked.
 on_dense = pytest.mark.parametrize("case", [c for c in CASES if not c.quantized], ids=lambda case: case.name)
@@ -290,7 +296,7 @@ def test_checkpointing_activations_gives_the_same_gradients(case, family):
             torch.testing.assert_close(again, plain, atol=1e-6, rtol=1e-5)
 
 
-@writing
+@with_cache
 def test_a_loss_over_what_the_caller_says_each_position_predicts(case, family):
     model, ids = attach(case, family), tiny.batch()["input_ids"]
     after = torch.cat([ids[:, 1:], torch.full_like(ids[:, :1], -100)], dim=1)
@@ -366,7 +372,7 @@ def test_padding_on_the_right_changes_nothing(case, family):
             torch.testing.assert_close(seen, alone, atol=1e-5, rtol=1e-4)
 
 
-@every
+@before_the_text_every
 def test_adapters_are_switched_mixed_and_removed(case, family):
     one = tiny.batch()
     alone = {}
@@ -822,7 +828,7 @@ def test_one_generation_serves_several_adapters(case, family):
     writes(model, tiny.batch(3, 8)["input_ids"].tolist(), ["product", "film", None])
 
 
-@writing
+@with_cache
 def test_generation_goes_on_from_the_cache_of_an_earlier_one(case, family):
     model, new = attach(case, family, scale=case.strong, **lively(family)), 4
     model.generation_config.eos_token_id = None
@@ -840,7 +846,7 @@ def test_generation_goes_on_from_the_cache_of_an_earlier_one(case, family):
 
 
 @pytest.mark.parametrize("beams", [1, 3], ids=["drafts", "beams"])
-@writing
+@with_cache
 def test_other_ways_to_search_are_the_same_with_and_without_a_cache(case, family, beams):
     model = attach(case, family, scale=case.strong, **lively(family))
     model.generation_config.eos_token_id = None

@@ -89,8 +89,7 @@ def test_priming_trains_everything_whatever_was_frozen_or_attached():
 
 
 @each_family
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=["fp32", "fp64", "bf16"])
-@pytest.mark.parametrize("learners", [0.02, 0.77])
+@pytest.mark.parametrize("dtype, learners", [(torch.float32, 0.02), (torch.float64, 0.77), (torch.bfloat16, 0.77)])
 def test_at_the_start_it_is_the_dense_layer_to_the_bit(family, dtype, learners):
     one, plain = labelled(family, padded=True), tiny.model(family).to(dtype)
     before = plain(**one)
