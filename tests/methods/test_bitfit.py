@@ -65,16 +65,6 @@ def test_a_model_without_a_pooler_trains_the_rest():
 # models without biases ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["llama", "mistral", "qwen2"])
-def test_every_linear_layer_of_the_blocks_has_a_bias_then(kind):
-    model, method = tiny.model(kind), BitFit(add_biases=True)
-    outputs = sum(m.out_features for m in model.model.layers.modules() if isinstance(m, nn.Linear))
-    method.attach(model)
-    assert methods.trainable(model) == method.count(model.config) == outputs
-    method.merge(model, undo=False)
-    assert all(m.bias is not None for m in model.model.layers.modules() if isinstance(m, nn.Linear))
-
-
 def test_added_biases_are_those_of_a_model_that_was_made_with_them():
     r"""transformers builds a Llama with biases where its config asks for them: that one, with biases of 0."""
     model = BitFit(add_biases=True).attach(tiny.model("llama"))
