@@ -20,7 +20,7 @@ from coursekit.methods.adapters.placement import sites
 from coursekit.methods.soft_prompts.attention import attention_paths, names_of
 
 DECODERS = ("qwen3", "smollm3", "gemma2", "gemma3_text", "phi3", "gpt_neox")
-PROMPTED = ("electra", "distilbert", "modernbert", *DECODERS)
+PROMPTED = (*tiny.FAMILIES, *tiny.RELATIVES, "electra", "distilbert", "modernbert", *DECODERS)
 BOTTLENECKS = {
     "Houlsby": HoulsbyAdapter(r=4),
     "Pfeiffer": PfeifferAdapter(r=4),
@@ -193,22 +193,34 @@ def overheard(attention: nn.Module, monkeypatch: Any) -> Iterator[list[tuple[Ten
         yield said
 
 
-@pytest.mark.parametrize("family", [*PROMPTED, "smollm3 without rotation"])
-def test_prompts_are_heard_as_the_attention_itself_would_hear_them(family, monkeypatch):
+GATED = [
+    LlamaAdapter(n=3, layers=2, gate="tanh", per_head=True),
+    LlamaAdapter(n=3, layers=2, gate="none"),
+    LlamaAdapter(n=3, layers=2, per_head=True),
+]
+
+
+@pytest.mark.parametrize(("family", "method"), [
+    *((family, LlamaAdapter(n=3, layers=2)) for family in (*PROMPTED, "smollm3 without rotation")),
+    *((family, method) for family in ("bert", "gpt2", "llama") for method in GATED),
+], ids=str)  # fmt: skip
+def test_prompts_are_heard_as_the_attention_itself_would_hear_them(family, method, monkeypatch):
     r"""Their keys and values are those that the attention makes of the prompts, at no position, and queries its own."""
     family, _, rest = family.partition(" ")
     changes = {"attn_implementation": "eager"} | ({"no_rope_layers": [0, 1]} if rest else {})
-    method, batch = LlamaAdapter(n=3, layers=2), tiny.batch()
+    batch = tiny.batch()
     base, model = families.model(family, **changes), nonzero(method.attach(families.model(family, **changes)))
     arch, path = describe(base.config), attention_paths(base)[0]
     attention, prompted = base.get_submodule(path), model.get_submodule(path)
     prompt = prompted.prompts["default"]
     with torch.no_grad():
-        prompt.prompt.mul_(10), prompt.gate.mul_(30)
+        prompt.prompt.mul_(10)
+        gate = torch.ones(1) if method.gate == "none" else prompt.gate.mul_(30)
+    assert (prompt.gate is None) == (method.gate == "none") and len(gate) == (arch.n_heads if method.per_head else 1)
 
     def result(of: nn.Module) -> Tensor:
         output, seen = names_of(arch).output, []
-        if output is None:
+        if output is None or family == "gpt2":  # where they are added behind the projection, as in peft
             handle = of.register_forward_hook(lambda m, args, out: seen.append(out[0]))
         else:
             inner = getattr(getattr(of, "base_layer", of), output)
@@ -228,6 +240,7 @@ def test_prompts_are_heard_as_the_attention_itself_would_hear_them(family, monke
     scores = q @ k.mT * how["scaling"]
     if (cap := how.get("softcap")) is not None:
         scores = cap * torch.tanh(scores / cap)
-    added = (prompt.gate * (scores.softmax(-1) @ v)).transpose(1, 2).flatten(2)
+    gate = (torch.tanh(gate) if method.gate == "tanh" else gate).view(-1, 1, 1)  # one for all heads, or one each
+    added = (gate * (scores.softmax(-1) @ v)).transpose(1, 2).flatten(2)
     assert added.abs().max() > 1e-2
     torch.testing.assert_close(result(prompted), result(attention) + added, atol=1e-5, rtol=1e-4)
