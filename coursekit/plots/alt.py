@@ -84,7 +84,8 @@ def _panel(ax: Axes) -> str:
         return ""
     title = next((_plain(t) for place in ("left", "center", "right") if (t := ax.get_title(loc=place))), "")
     drawn = [*_bars(ax), *_lines(ax), *_points(ax), *_pictures(ax)]
-    words = [word for text in ax.texts if (word := _plain(text.get_text()))]
+    named = {_plain(str(line.get_label())) for line in ax.lines}  # beside a line stands its name, which is told anyway
+    words = [word for text in ax.texts if (word := _plain(text.get_text())) and word not in named]
     told = _SAID.get(ax)
     if words and (not ax.axison or not drawn):
         drawn = [] if told else [f"diagram with the labels {', '.join(dict.fromkeys(words))}"]

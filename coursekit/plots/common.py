@@ -63,6 +63,22 @@ def without_axes(ax: Axes, x: tuple[float, float], y: tuple[float, float]) -> Ax
     return ax
 
 
+def name_lines(ax: Axes, size: float = 9) -> Axes:
+    r"""The label of each line at its right end, in its colour, in place of a legend; apart where two would touch.
+
+    Call it last, when the axes have their limits.
+    """
+    ax.figure.canvas.draw()  # only then is it known where everything lies
+    dots, last = ax.figure.dpi / 72, -np.inf
+    lines = [line for line in ax.lines if not str(line.get_label()).startswith("_")]
+    ends = {line: ax.transData.transform(line.get_xydata()[-1])[1] for line in lines}
+    for line in sorted(lines, key=ends.__getitem__):
+        last = max(ends[line], last + 1.35 * size * dots)
+        ax.annotate(line.get_label(), line.get_xydata()[-1], (8, (last - ends[line]) / dots), va="center_baseline",
+                    textcoords="offset points", fontsize=size, color=line.get_color())  # fmt: skip
+    return ax
+
+
 def whiskers(found: Iterable[Any], times: float = 1) -> tuple[np.ndarray, np.ndarray]:
     r"""The values, and how far their intervals reach below and above, as `errorbar` wants them."""
     value, low, high = (times * np.array([[one.value, one.low, one.high] for one in found])).T

@@ -8,20 +8,19 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from coursekit.plots.common import COLOURS, axes
+from coursekit.plots.common import COLOURS, axes, name_lines
 
 
 def shares(curves: Mapping[str, Sequence[float]], *, colours: Sequence[str] = COLOURS) -> Axes:
-    r"""Shares of answers over the steps of a training, a line for each label; the second is dashed: it may hide one."""
-    ax = axes(figsize=(7.0, 3.4))
-    for colour, form, (label, values) in zip(colours, ("o-", "s--", "D-", "^-"), curves.items(), strict=False):
-        ax.plot(range(1, len(values) + 1), values, form, markersize=4, color=colour, label=label)
+    r"""Shares of answers over the steps of a training, a line for each label, which stands at its end."""
+    ax = axes(figsize=(7.0, 3.0))
+    for colour, marker, (label, values) in zip(colours, "osD^", curves.items(), strict=False):
+        ax.plot(range(1, len(values) + 1), values, marker=marker, markersize=4, color=colour, label=label)
     ax.set_ylim(-0.03, 1.03)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_xlabel("step")
     ax.set_ylabel("share")
-    ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=len(curves))  # above, where it hides no line
-    return ax
+    return name_lines(ax)
 
 
 def clipped(ratio: Sequence[float], earned: Mapping[float, Sequence[float]], epsilon: float) -> Sequence[Axes]:
@@ -51,27 +50,22 @@ def gained(
 ) -> Axes:
     r"""Points that a training brings: a bar for each entry (label -> run -> one number a part) in each of `rows`,
     label -> the parts that it adds up. A bar is as long as the mean of its runs, which is written at the right, and has
-    a dot for each run. A row that holds only some of the parts of one above it is paler.
+    a dot for each run.
     """
     names, high = list(rows), 0.8 / len(runs)
-    within = [any(set(rows[name]) < set(rows[above]) for above in names[:y]) for y, name in enumerate(names)]
-    ax = axes(figsize=(8.2, 1.4 + 0.4 * len(names)))
+    ax = axes(figsize=(7.6, 1.4 + 0.42 * len(names)))
     beside = ax.get_yaxis_transform()
     ax.text(1.01, -0.75, "mean", transform=beside, va="center", fontsize=9)
     for i, (colour, (label, own)) in enumerate(zip((COLOURS[0], COLOURS[4])[: len(runs)], runs.items(), strict=True)):
         at = [y + (i - (len(runs) - 1) / 2) * high for y in range(len(names))]
         found = [[sum(run[parts.index(part)] for part in some) for some in rows.values()] for run in own]
         means = [sum(values) / len(own) for values in zip(*found, strict=True)]
-        for pale, look in ((False, {"label": label}), (True, {"alpha": 0.45})):
-            some = [y for y in range(len(names)) if within[y] == pale]
-            ax.barh([at[y] for y in some], [means[y] for y in some], 0.9 * high, color=colour, **look)
+        ax.barh(at, means, 0.9 * high, color=colour, label=label)
         for y, mean in zip(at, means, strict=True):
             ax.text(1.01, y, f"{mean:+.1f}".replace("-", "−"), transform=beside, va="center", fontsize=9)
-        dots = {"s": 16, "color": COLOURS[1], "edgecolor": "black", "linewidth": 0.6, "zorder": 3}
+        dots = {"s": 14, "color": "white", "edgecolor": "black", "linewidth": 0.6, "zorder": 3}
         ax.scatter([x for run in found for x in run], at * len(own), label="" if i else "each run", **dots)
     ax.set_yticks(range(len(names)), names)
-    for tick, pale in zip(ax.get_yticklabels(), within, strict=True):
-        tick.set_alpha(0.6 if pale else 1.0)
     ax.invert_yaxis()
     ax.axvline(0, color="grey", linewidth=1)
     ax.margins(x=0.08)
