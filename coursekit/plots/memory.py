@@ -93,19 +93,20 @@ def step_over_time(
     gradient that waits for another share, as a tied embedding's does. A timeline has it among the activations: what
     comes and goes in that very size is a line of its own. beside: bytes of weights and states, which are not drawn; the
     highest point's label adds them. other: name and timeline of a second step, whose activations are a thin grey
-    line, stretched to the same ticks, with a dot at its own highest point.
+    line, stretched to the same ticks, with a dot at its own highest point; then gradients have no line of their own.
     """
     ax, at = axes(), _moments(timeline, ticks)
     activations, waits = _activations(timeline, waiting)
     gradients = np.array([point.gradients for point in timeline])
     together = activations + waits + gradients
     lines = [("activations", activations, MEMORY_COLOURS["activations"], "-")]
-    lines += [("gradients", gradients, MEMORY_COLOURS["gradients"], "-")]
-    lines += [("a gradient in waiting", waits, MEMORY_COLOURS["gradients"], ":")] if waiting else []
-    lines += [("together", together, "black", "--")]
+    if not other:
+        lines += [("gradients", gradients, MEMORY_COLOURS["gradients"], "-")]
+        lines += [("a gradient in waiting", waits, MEMORY_COLOURS["gradients"], ":")] if waiting else []
+    lines += [("together with gradients" if other else "together", together, "black", "--")]
     for name, amount, colour, style in lines:
         x = np.arange(at[0], len(amount))
-        width, order = (1, 1.9) if name == "together" else (1.5, 2)  # beneath the others, which it would hide
+        width, order = (1, 1.9) if colour == "black" else (1.5, 2)  # beneath the others, which it would hide
         ax.plot(x, amount[at[0] :] / 1e6, style, color=colour, linewidth=width, zorder=order, label=name)
     for moment in at[1:-1]:
         kept = activations[moment] / 1e6

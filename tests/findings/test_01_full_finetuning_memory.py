@@ -120,34 +120,6 @@ def test_lora_keeps_most_activations(config, step):
     assert [round(k / kept[0], 1) for k in kept[1:]] == [round(some, 1), round(everywhere, 1)]
 
 
-def test_lora_s_own_copies_of_its_inputs(config):
-    r"""On a 16-bit base LoRA on all linear layers keeps more than full fine-tuning."""
-    shape = dict(batch=ROWS, seq=TOKENS)
-    full = memory.predict(config, precision="bf16", **shape).kept
-    ways = {"LoRA, query and value": LoRA(r=8), "LoRA, all linear layers": LoRA(r=8, targets="all-linear")}
-    kept = {name: memory.predict(config, lora, precision="bf16", **shape).kept for name, lora in ways.items()}
-    some, everywhere = (size / full for size in kept.values())
-    for name, size in {"full fine-tuning": full, **kept}.items():
-        assert printed(PAGE, rf"{name} +\S+ +\d+ +\d+ +\d+ +(\d+)\n") == (f"{size / MB:.0f}",)
-    said(
-        PAGE,
-        "On a 16-bit base (loaded in bfloat16; norms and loss read float32) LoRA on all linear layers keeps "
-        f"{everywhere:.1f} times as much as full fine-tuning (last column, counted): the adapters stay float32, each "
-        "with its own copy of its input.",
-    )
-    # Beside half of the float32 activations: what two norms a block read, and the scores.
-    in_float32 = config.num_hidden_layers * 2 * config.hidden_size + config.vocab_size
-    halves = memory.predict(config, **shape).kept / 2 + 2 * ROWS * TOKENS * in_float32
-    assert full == pytest.approx(halves, rel=0.005) and halves > 1.15 * (halves - 2 * ROWS * TOKENS * in_float32)
-    whole = memory.predict(config, **shape).kept
-    for way, share in zip(ways.values(), (some, everywhere), strict=True):
-        assert share > memory.predict(config, way, **shape).kept / whole
-    for device in ("cpu", "cuda"):  # as in the 10 B model, at the planner's length
-        ten, long = CASES["10 B on 7 × RTX 4090"][0], FIXED | {"device": device}
-        found = memory.predict(ten, LoRA(r=8, targets="all-linear"), **long).kept
-        assert 1.3 < found / memory.predict(ten, **long).kept < 1.5
-
-
 @pytest.mark.parametrize("library", ["ours", "PEFT"])
 def test_each_adapter_s_copy_is_measured(library):
     r"""On a tiny model: what is predicted in bfloat16 is kept, by the course's LoRA and by PEFT's as it comes."""
@@ -178,15 +150,10 @@ def test_checkpointing(config, step):
     kept = sum(term.bytes for term in step.block)
     assert kept / (4 * ROWS * TOKENS * config.hidden_size) == pytest.approx(21, abs=0.5)
     assert inputs == next(term.bytes for term in thrifty.terms if term.name == "inputs of the blocks")
-    said(
-        PAGE,
-        f"Of each block's 21 vectors a token one stays ({inputs / MB:.0f} MB of "
-        f"{kept * config.num_hidden_layers / MB:.0f}), and the scores ({scores / MB:.0f}).",
-    )
+    said(PAGE, "Of each block's 21 vectors a token one stays.")
     (times,) = printed(PAGE, r"(\S+) times the multiplications")
     head = config.vocab_size * config.hidden_size / counts.full(config, "causal")
-    assert round(1 / head) == 5
-    said(PAGE, f"Here it is {times} times the multiplications, since the output layer, a fifth of the work")
+    said(PAGE, f"Here it is {times} times the multiplications, since the output layer is not run again")
     assert times == f"{1 + (1 - head) / 3:.2f}"
 
 
@@ -212,7 +179,7 @@ def test_checkpointing_costs_lora_up_to_half():
         detach(model)
     full, some, everywhere = found
     assert full < 4 / 3 < some < everywhere < 3 / 2 and everywhere == pytest.approx(3 / 2, rel=0.01)
-    said(PAGE, "by rule of thumb 4/3 of the work (with LoRA up to 3/2: frozen matrices get no gradient)")
+    said(PAGE, "by rule of thumb 4/3 of the work, with LoRA up to 3/2")
     said(PAGE, "costs about a third more work, with LoRA up to half")
 
 
@@ -228,7 +195,9 @@ def test_checkpointing_lowers_a_peak_that_activations_set(config, step):
     measured = small.peak - 4 * 4 * ROWS * TOKENS * config.hidden_size
     said(
         PAGE,
-        "With four times the sequences activations set it, and it falls from "
+        "The peak falls only where activations set it. Here the peak stays at "
+        f"{step.peak / MB:.0f} MB: it comes at the end, where no activations are left. With four times the "
+        "sequences it falls from "
         f"{large.peak / MB:.0f} to {measured / MB:.0f} MB",
     )
     more = f"the same, {4 * ROWS} × {TOKENS}"
@@ -292,7 +261,7 @@ def test_what_fits_on_seven_cards():
             lower = [planned(case, optimizer, on, stage) for stage in (0, 1, 2)]
             assert all(part + one > 0.9 * card for part, one, card in lower)
     assert fits == ["adamw8bit, with checkpointing", "sgd, with checkpointing"]
-    said(PAGE, "Only plain SGD fits besides, losing by our factor of 0.5")
+    said(PAGE, "Plain SGD fits too, and loses by our factor of 0.5")
     part, one, card = planned(case, "adamw", True, 3)
     assert 0.9 * card < part + one < card
     title = f"{counts.full(CASES[case][0], 'causal') / 1e9:.2f} B at stage 3, GB"
@@ -300,12 +269,10 @@ def test_what_fits_on_seven_cards():
     assert allowed == f"{0.9 * card / GB:.1f}"
     said(
         PAGE,
-        f"With Adam in 32 bits it is too close to call: the model's part alone fills the {0.9 * card / GB:.1f} GB that "
-        f"we allow. One sequence with checkpointing makes it {(part + one) / GB:.1f} ({together('adamw') / GB:.1f} at "
-        f"the peak) of a card's {card / GB:.1f}. Offloaded to host memory (FSDP2's cpu_offload) it fits, slowly.",
+        "With Adam in 32 bits it is too close to call. One sequence with checkpointing makes it "
+        f"{(part + one) / GB:.1f} GB: more than the {0.9 * card / GB:.1f} that we allow, "
+        f"less than a card's {card / GB:.1f}.",
     )
-    assert part < 0.9 * card and f"{part / GB:.1f}" == f"{0.9 * card / GB:.1f}"
-    assert one < 0.1 * card, "what offloading leaves on the card, beside the blocks that are there in turn"
 
 
 def together(optimizer: str) -> float:
@@ -403,9 +370,7 @@ def test_gradient_accumulation_shares_the_wait_as_well(score):
     said(
         PAGE,
         "On four A100 the links decide whether to checkpoint, but only in our planner. PyTorch hides the exchange "
-        "behind the backward pass, and gradients can be accumulated: the same 28 sequences as fourteen passes of two "
-        "before one exchange, at stage 1 (split gradients are exchanged after each pass), score 28/(28 + 2) = "
-        f"{many:.2f} and {much:.2f} without checkpointing.",
+        "behind the backward pass, and gradients can be accumulated before one exchange.",
     )
     assert many == pytest.approx(28 / (28 + 2)) and many > slow and much > fast
     whole, split = (sharded(0, 1, 0, 4, stage) for stage in (1, 2))
@@ -528,11 +493,10 @@ def test_stage_3_is_fsdp2(tmp_path, monkeypatch):
     # Of ZeRO's second stage, by its name in FSDP1, transformers makes the same.
     older = TrainingArguments(str(tmp_path), use_cpu=True, fsdp="shard_grad_op")
     assert older.fsdp_plugin_args["reshard_after_forward"] is False
-    said(PAGE, 'in place of activation_checkpointing ("reshard_after_forward": False: stage 2)')
     said(PAGE, "For stage 3 (FSDP2, not run here) pass")
     assert TrainingArguments(str(tmp_path), use_cpu=True).optim == OptimizerNames.ADAMW_TORCH_FUSED
     assert OptimizerNames.ADAMW_TORCH_8BIT == "adamw_torch_8bit"
-    said(PAGE, "torchao's adamw_torch_8bit ([#484](https://")
+    said(PAGE, "in place of activation_checkpointing, and torchao's adamw_torch_8bit")
     said(PAGE, "bitsandbytes' Adam reportedly crashes there ([#1633](https://")
 
 
