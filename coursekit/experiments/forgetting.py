@@ -21,33 +21,11 @@ Way = tuple[str, float]
 Point = tuple[float, float]
 #: Where every remedy starts, and all weights without a remedy, at the learning rate that the remedies have.
 BEFORE, PLAIN = ("before", 0.0), ("full", RATE)
-#: Remedies whose strength is a share of old rows.
-SHARES = ("multi-task", "replay")
 #: The strength at which the learning rate of each kind is searched. (That of `full` is its learning rate.)
 SEARCHED = {"multi-task": 0.5, "replay": 0.2, "L2-SP": 0.01, "EWC": 1000.0, "LoRA": 16.0, "OFT": 32.0}
 #: What the findings of notebook 01b compare with the curves of the `RIVALS`.
-COMPARED: tuple[Way, ...] = (
-    ("WiSE-FT", 0.9),
-    ("EWC", 3000.0),
-    ("L2-SP", 0.01),
-    ("replay", 0.5),
-    ("linear layers", 0.001),
-    ("linear layers", 0.003),
-    ("LoRA", 4.0),
-    ("LoRA", 16.0),
-    ("LoRA", 64.0),
-)
-RIVALS = (PLAIN[0], "WiSE-FT", "L2-SP", "linear layers")
-#: How the strength of a kind is named in a picture.
-_NAMED = {
-    PLAIN[0]: "lr {:g}",
-    "linear layers": "lr {:g}",
-    "WiSE-FT": "c {:g}",
-    "L2-SP": "α {:g}",
-    "EWC": "λ {:g}",
-    "LoRA": "r {:g}",
-    "OFT": "b {:g}",
-}
+COMPARED: tuple[Way, ...] = (("WiSE-FT", 0.9), ("EWC", 3000.0), ("L2-SP", 0.01), ("replay", 0.5), ("LoRA", 16.0))
+RIVALS = (PLAIN[0], "WiSE-FT", "L2-SP")
 
 
 def curve(plain: Iterable[Point]) -> list[Point]:
@@ -92,14 +70,6 @@ class Forgetting:
                 found.setdefault(way[0], []).append(self.point(way))
         return {kind: found[kind] for kind in dict.fromkeys(kind for kind, _ in self.new) if kind in found}
 
-    def strengths(self) -> list[tuple[str, Point]]:
-        r"""(strength, `point`) of all remedies, to be written into a picture of `curves`."""
-        return [
-            (f"{100 * strength:g} %" if kind in SHARES else _NAMED[kind].format(strength), self.point((kind, strength)))
-            for kind, strength in self.new
-            if kind != BEFORE[0]
-        ]
-
     def apart(self, one: Way, other: Way) -> tuple[list[float], list[float]]:
         r"""(new, old) of `one` minus `other`, seed by seed: the two share their pre-trained model and order of rows."""
         new, old = ([a - b for a, b in zip(found[one], found[other], strict=True)] for found in (self.new, self.old))
@@ -132,12 +102,10 @@ class Forgetting:
         """
         rows = [[str(Remedy(*way)), *(self._from(rival, way, gap) for rival in RIVALS)] for way in ways]
         return Table(
-            ["remedy", "from full's curve", "from WiSE-FT's", "from L2-SP's", "from the linear layers'"],
+            ["remedy", "from plain fine-tuning's curve", "from WiSE-FT's", "from L2-SP's"],
             rows,
             note="Perplexity of the old domains: the remedy minus the curve where it learns as much, lowest and "
-            "highest of the seeds; negative: the remedy is ahead. Learns more: than all of the curve, with every seed. "
-            "–: else, where not every seed has a part of the curve that learns as much. Strengths picked after the "
-            "runs.",
+            "highest of the seeds; negative: the remedy is ahead. Strengths picked after the runs.",
         )
 
     def _from(self, rival: str, way: Way, gap: Callable[..., float]) -> str:

@@ -40,14 +40,14 @@ def mark_gap(ax: Axes, point: tuple[float, float], gap: float) -> Axes:
     return ax
 
 
-def name_points(ax: Axes, names: Iterable[tuple[str, tuple[float, float]]]) -> Axes:
-    r"""Writes each (name, (x, y)) of `names` at its point, small, in the first corner where it touches nothing drawn.
+def name_points(ax: Axes, names: Iterable[tuple[str, tuple[float, float]]], size: float = 7.5) -> Axes:
+    r"""Writes each (name, (x, y)) of `names` at its point, in the first corner where it touches nothing drawn.
 
     Call it last: what is drawn afterwards is not looked at. Where no corner is free, that with the fewest touches.
     """
     ax.figure.canvas.draw()  # only then is it known where everything lies
     for name, point in names:
-        label = ax.annotate(name, point, xytext=(0, 0), textcoords="offset points", fontsize=7.5, color="#444444")
+        label = ax.annotate(name, point, xytext=(0, 0), textcoords="offset points", fontsize=size, color="#444444")
         counts = [_placed(ax, label, corner) for corner in range(len(CORNERS))]
         _placed(ax, label, counts.index(min(counts)))
     return ax

@@ -173,9 +173,10 @@ def learned_and_kept(
     r"""Perplexity of what is new against that of what is old; the best corner is at the lower left.
 
     curves: remedy -> (new, old) at each of its strengths, joined by a line; a point that another one of its remedy is
-    ahead of on both stands alone. before: where the model came from, of which the old is drawn as a line.
+    ahead of on both stands alone. before: where the model came from, of which the old is drawn as a line. No legend:
+    `forgetting.name_points` names the lines.
     """
-    ax = axes(figsize=(7.0, 5.8))
+    ax = axes(figsize=(7.0, 4.8))
     for colour, marker, (label, points) in zip(COLOURS, "osD^vP", curves.items(), strict=False):
         behind = [p for p in points if any(q[0] < p[0] and q[1] < p[1] for q in points)]
         x, y = zip(*(p for p in points if p not in behind), strict=True)
@@ -200,5 +201,4 @@ def learned_and_kept(
     ax.tick_params(which="both", labelsize=9)
     ax.set_xlabel(f"perplexity of the {new} (learned: to the left)")
     ax.set_ylabel(f"perplexity of the {old} (kept: down)")
-    ax.legend(fontsize=9)
     return ax

@@ -10,7 +10,6 @@ from finding import printed, read, said
 from coursekit.errors import CourseError
 from coursekit.experiments import forgetting, results
 from coursekit.methods import LoRA
-from coursekit.methods.mechanism.modules import all_linear
 from coursekit.training.pretraining import small_decoder
 
 PAGE = "01b_forgetting"
@@ -81,9 +80,7 @@ def test_ewc_lies_below_both_curves(runs):
 def test_which_springs_are_ahead(runs):
     below = runs.below(EWC, rival="L2-SP")
     assert len(below) == 3 and max(below) < 0
-    said(PAGE, "Springs by importance beat equal springs. The same EWC lies "
-               f"{spread(below)} below L2-SP's curve, and λ = 1000 is ahead of α = 0.003 on both, "
-               "with every seed")  # fmt: skip
+    said(PAGE, f"Springs by importance beat equal springs. The same EWC lies {spread(below)} below L2-SP's curve")
     gaps = []
     for way in runs.new:
         if way[0] == "EWC":
@@ -91,8 +88,6 @@ def test_which_springs_are_ahead(runs):
                 gaps += runs.below(way, rival="L2-SP")
     assert len(gaps) == 3 * 2 and max(gaps) < 0
     ahead(runs, TUNED, ("L2-SP", 0.003))
-    assert all(f"{-gap:.1f}" in ("0.9", "1.0") and gap > -0.955 for gap in runs.below(L2SP, rival="WiSE-FT"))
-    said(PAGE, "L2-SP (α = 0.01), without old text, lies about 0.9 below WiSE-FT's")
 
 
 def test_leads_depend_on_the_rate(runs):
@@ -102,30 +97,18 @@ def test_leads_depend_on_the_rate(runs):
         new, old = forgetting.reached(run)
         points = [(runs.new[way][run.cell.seed], runs.old[way][run.cell.seed]) for way in back]
         found.setdefault((run.cell.arm, run.cell.rate), []).append(forgetting.gap(new, old, points))
-    best = forgetting.chosen(results.read("forgetting").runs)
-    assert best["replay"] == best["multi-task"] == 3e-3
-    fifth, half = ([found[arm, rate] for rate in (3e-3, 1e-3)] for arm in ("replay 0.2", "multi-task 0.5"))
-    assert [len(gaps) for gaps in (*fifth, *half)] == [3] * 4
-    assert fifth[0] == pytest.approx(runs.below(SOME, rival="WiSE-FT")) and min(fifth[0]) < 0 < max(fifth[0])
-    assert half[0] == pytest.approx(runs.below(HALF, rival="WiSE-FT")) and max(fifth[1] + half[0] + half[1]) < 0
-    equal, important = found["L2-SP 0.01", 1e-3], found["EWC 1000", 1e-3]
-    assert len(equal) == len(important) == 3 and f"{-min(equal + important):.1f}" == "0.6"
-    assert max(important) < 0 and max(fifth[1]) < min(equal + important) and max(equal) < 0.1
-    said(PAGE, "Leads depend on the rate. At the best rate replay of a fifth shows no clear difference from "
-               f"WiSE-FT's curve; at 0.001 it lies {spread(fifth[1])} below, section 3's "
-               "penalties at most 0.6")  # fmt: skip
     for arm in ("replay 0.2", "multi-task 0.5", "L2-SP 0.01", "EWC 1000"):
         highest = max(rate for name, rate in found if name == arm)
-        assert len(found[arm, highest]) == 3 and min(found[arm, highest]) > 0
-    said(PAGE, "at the highest all lie above")
+        assert highest == 0.01 and len(found[arm, highest]) == 3 and min(found[arm, highest]) > 0
+    said(PAGE, "Leads depend on the rate. At 0.01 replay and both penalties lie above WiSE-FT's curve")
 
 
-def test_the_table_and_the_folded_one_have_the_gaps_of_the_findings(runs):
-    lines, ranks = [("linear layers", rate) for rate in (1e-3, 3e-3)], [("LoRA", r) for r in (4.0, 16.0, 64.0)]
-    assert {*forgetting.COMPARED} == {BACK, EWC, L2SP, HALF, *lines, *ranks}
-    assert forgetting.RIVALS == ("full", "WiSE-FT", "L2-SP", "linear layers")
-    found = {row[0]: row[-1] for row in runs.against(forgetting.COMPARED).rows}
-    assert printed(PAGE, r"LoRA, r = 64 .*  (\S+ to \S+)\n")[0] == found["LoRA, r = 64"]
+def test_the_table_has_the_gaps_of_the_findings(runs):
+    assert {*forgetting.COMPARED} == {BACK, EWC, L2SP, HALF, LORA}
+    assert forgetting.RIVALS == ("full", "WiSE-FT", "L2-SP")
+    for name, *gaps in runs.against(forgetting.COMPARED).rows:
+        assert "–" not in gaps and "learns more" not in gaps
+        printed(PAGE, rf"({name} +{' +'.join(gap.replace('+', '[+]') for gap in gaps if gap)})")
 
 
 def on_curve(runs, kind: str, seed: int, new: float) -> float | None:
@@ -140,7 +123,7 @@ def test_each_rate_is_the_one_for_tweets(runs):
     chosen = forgetting.chosen(results.read("forgetting").runs)
     assert {chosen[kind] for kind in ("full", "L2-SP", "EWC", "replay", "multi-task")} == {3e-3}
     assert chosen["LoRA"] == 1e-2
-    said(PAGE, "for tweets alone: 0.003, for LoRA 0.01. WiSE-FT goes back from plain fine-tuning at 0.003")
+    said(PAGE, "tuned for tweets alone: 0.003, for LoRA 0.01. WiSE-FT goes back from plain fine-tuning at 0.003")
 
 
 def test_a_rate_that_is_too_high(runs):
@@ -154,35 +137,12 @@ def test_lora_is_behind_a_smaller_learning_rate(runs):
     said(PAGE, f"LoRA (r = 16) forgets {spread(runs.below(LORA))} more than plain fine-tuning that learned as much")
 
 
-def test_what_holds_lora_back(runs):
-    slow, fast = (runs.below(("linear layers", rate)) for rate in (1e-3, 3e-3))
-    assert min(slow) > 0 and max(slow) < 0.4 < min(fast)
-    said(PAGE, "The linear layers alone, trained whole (not drawn), lie up to "
-               f"{max(slow + fast):.1f} above plain fine-tuning's curve")  # fmt: skip
-    few, some, many = (runs.below(("LoRA", r), rival="linear layers") for r in (4.0, 16.0, 64.0))
-    assert len(few) == len(some) == len(many) == 3 and min(few + some + many) > 0
-    assert all(a > b for a, b in zip(few, some, strict=True)) and 0 < max(some) < min(few)
-    said(PAGE, f"The same LoRA lies {spread(some)} above theirs")
-    more = [b - a for a, b in zip(some, many, strict=True)]
-    assert min(more) < 0 < max(more)
-    rates = {run.cell.rate for run in results.read("forgetting").runs if run.cell.arm in ("LoRA 4", "LoRA 64")}
-    assert rates == {forgetting.chosen(results.read("forgetting").runs)["LoRA"]}
-    said(PAGE, "a higher rank, at the same rate, brings no clear gain")
-    model = small_decoder(512, context=64, device="cpu")
-    adapted = sum(layer.weight.numel() for layer in all_linear(model).values())
-    (trained,) = {run.parameters for run in results.read("forgetting").runs if run.cell.arm.startswith("linear")}
-    assert trained == adapted
-
-
 def test_the_run_has_the_strengths_and_the_rate_of_the_stored_search():
     source = "\n".join(cell.source for cell in read(PAGE).cells)
     assert "held(ones, 0.01)" in source and "held(fisher, 1000)" in source
     assert 'learn(new, lr=1e-2, method=LoRA(r=16, alpha=16, targets="all-linear"))' in source
     assert {kind: forgetting.SEARCHED[kind] for kind in ("L2-SP", "EWC", "LoRA")} == dict([L2SP, TUNED, LORA])
     assert forgetting.chosen(results.read("forgetting").runs)["LoRA"] == 1e-2
-    said(PAGE, "LoRA's rate is section 4's best; the strengths were not picked: there it searched the rates")
-    assert {kind: forgetting.SEARCHED[kind] for kind in forgetting.SHARES} == {"replay": 0.2, "multi-task": 0.5}
-    said(PAGE, "tuned at one of its strengths (replay's at two)")
 
 
 def test_lora_leaves_both_ends_as_they_are():
@@ -190,7 +150,6 @@ def test_lora_leaves_both_ends_as_they_are():
     assert model.num_parameters() == int(printed(PAGE, r"([\d,]+) parameters\n")[0].replace(",", ""))
     ends = {id(p) for p in (model.get_input_embeddings().weight, model.get_output_embeddings().weight)}
     assert len(ends) == 2 and not model.config.tie_word_embeddings
-    said(PAGE, "Part of that is LoRA itself, part what it freezes: embedding, norms, output layer")
     said(PAGE, "two thin matrices beside each linear layer of the blocks")
     LoRA(r=4, alpha=4, targets="all-linear").attach(model)
     trained = [name for name, p in model.named_parameters() if p.requires_grad]
