@@ -5,7 +5,7 @@ Open `affine.py` first, then `blockwise.py`. Layers and models in 4 bits are in 
 
 from coursekit.quantization.affine import Affine, Grid, grid, quantize_affine
 from coursekit.quantization.blockwise import Blockwise, dequantize, quantize_blockwise
-from coursekit.quantization.code_error import Error, expected_error, measured_error
+from coursekit.quantization.code_error import Error, measured_error
 from coursekit.quantization.codes import CODES, code
 from coursekit.quantization.double import Double, quantize_absmax
 from coursekit.quantization.dynamic import dequantize_8bit, dynamic_map, quantize_8bit
@@ -26,7 +26,6 @@ __all__ = [
     "dequantize",
     "dequantize_8bit",
     "dynamic_map",
-    "expected_error",
     "grid",
     "measured_error",
     "quantize_8bit",

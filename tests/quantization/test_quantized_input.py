@@ -11,7 +11,7 @@ from coursekit import quantization as Q
 from coursekit.errors import CourseError
 from coursekit.qlora import PagedAdamW
 from coursekit.quantization.affine import grid, quantize_affine
-from coursekit.quantization.code_error import expected_error, measured_error
+from coursekit.quantization.code_error import measured_error
 from coursekit.quantization.codes import code
 from coursekit.quantization.formats import float_format, numbers
 from coursekit.quantization.normal_float import normal_float
@@ -74,12 +74,10 @@ def unchecked(monkeypatch):
     (Q.quantize_blockwise, (ONES,), {"block": 65}, "must be a multiple of 2 for codes of 4 bits, such as 64; got 65"),
     (Q.quantize_blockwise, (ONES, "nf3"), {"block": 68}, "block must be a multiple of 8 for codes of 3 bits"),
     (Q.quantize_hqq, (ONES,), {"block": 0}, "block must be an integer of at least 2, such as 64; got 0."),
-    *((expected_error, ("nf4", block), {}, "block must be a positive integer") for block in (0, -1, 2.5, True)),
     # names
     (Q.quantize_blockwise, (ONES, "nf44"), {}, r"unknown code 'nf44'; did you mean 'nf4'\?"),
     (code, ("nf44",), {}, r"unknown code 'nf44'; did you mean 'nf4'\?"),
     (code, (7,), {}, "known: e2m1, fp4, int2"),
-    (expected_error, ("nf9",), {}, "unknown code 'nf9'"),
     (Q.quantize_microscaling, (ONES, "mxfp5"), {}, r"unknown format 'mxfp5'; did you mean 'mxfp4'\?"),
     (float_format, ("fp9",), {}, "unknown format 'fp9'; did you mean"),
     (numbers, ("fp32",), {}, "unknown format that can be listed 'fp32'"),
