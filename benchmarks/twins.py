@@ -22,10 +22,10 @@ def load(name: str) -> nn.Module:
     return model
 
 
-def make_batch(name: str, device: torch.device | str = "cpu", seed: int = 0) -> dict[str, Tensor]:
+def make_batch(name: str, device: torch.device | str = "cpu") -> dict[str, Tensor]:
     r"""Random tokens of the model's usual batch shape; the time of a step does not depend on which."""
     rows, tokens = SHAPES[name]
-    random = torch.Generator().manual_seed(seed)
+    random = torch.Generator().manual_seed(0)
     ids = torch.randint(1000, 20000, (rows, tokens), generator=random).to(device)
     labels = torch.randint(0, 2, (rows,), generator=random).to(device) if name == "minilm" else ids
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}

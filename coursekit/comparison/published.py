@@ -91,11 +91,11 @@ def rows(table: str) -> list[Row]:
         return [_row(table, entry) for entry in csv.DictReader(file)]
 
 
-def by_task(table: Sequence[Row], method: str, average: str = "average") -> dict[str, float]:
-    r"""Score -> by how much the best row of `method` is above full fine-tuning, for each score but their `average`."""
+def by_task(table: Sequence[Row], method: str) -> dict[str, float]:
+    r"""Score -> by how much the best row of `method` is above full fine-tuning, for each score but their average."""
     full = next(row for row in table if row.method == "FT")
-    own = max((row for row in table if row.method == method), key=lambda row: row.scores[average])
-    return {task: own.scores[task] - value for task, value in full.scores.items() if task != average}
+    own = max((row for row in table if row.method == method), key=lambda row: row.scores["average"])
+    return {task: own.scores[task] - value for task, value in full.scores.items() if task != "average"}
 
 
 @cache

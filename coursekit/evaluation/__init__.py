@@ -8,18 +8,6 @@ from coursekit.evaluation.choices import score_choices
 from coursekit.evaluation.classification import accuracy, best_constant
 from coursekit.evaluation.generation import generate
 from coursekit.evaluation.held_out import answer_nats
-from coursekit.evaluation.perplexity_of_texts import perplexity
-from coursekit.evaluation.scores import Perplexity, Score, pairs_in_order, wilson
+from coursekit.evaluation.scores import Score, pairs_in_order, wilson
 
-__all__ = [
-    "Perplexity",
-    "Score",
-    "accuracy",
-    "answer_nats",
-    "best_constant",
-    "generate",
-    "pairs_in_order",
-    "perplexity",
-    "score_choices",
-    "wilson",
-]
+__all__ = ["Score", "accuracy", "answer_nats", "best_constant", "generate", "pairs_in_order", "score_choices", "wilson"]

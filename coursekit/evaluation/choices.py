@@ -2,16 +2,49 @@ r"""The logits of a few choices after a prompt, which is how a decoder classifie
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from transformers import DynamicCache
 
 from coursekit.errors import CourseError
-from coursekit.evaluation.prefix_cache import PrefixCache
 from coursekit.evaluation.running import device_of, evaluating, progress_bar, similar_lengths, text_list, token_ids
+
+
+class PrefixCache:
+    r"""Keys and values of what all prompts begin with, computed once and shared by all rows."""
+
+    def __init__(self, model: nn.Module, prompts: list[list[int]]) -> None:
+        common = os.path.commonprefix(prompts)
+        # At least one token of each prompt must be left to ask for its logits.
+        self.length = min(len(common), min(map(len, prompts)) - 1)
+        if self.length <= 0:
+            self.length = 0
+            return
+        ids = torch.tensor([prompts[0][: self.length]], device=device_of(model))
+        try:
+            past = model(input_ids=ids, logits_to_keep=1, use_cache=True).cache
+        except CourseError:  # a template of P-tuning, which cannot be cut in two
+            self.length = 0
+            return
+        self.layers = [(layer.keys, layer.values) for layer in past.layers]
+        # What soft prompts note on a cache, so that they know it again.
+        self.notes = {name: note for name, note in vars(past).items() if name not in vars(DynamicCache())}
+        # Another model that puts tokens of its own first would put them in front of the rest once more.
+        if past.get_seq_length() != self.length and not self.notes:
+            self.length = 0
+
+    def expanded(self, batch: int) -> DynamicCache:
+        r"""A cache for `batch` rows. The rows share memory: a layer copies when it appends."""
+        cache = DynamicCache(
+            [(keys.expand(batch, -1, -1, -1), values.expand(batch, -1, -1, -1)) for keys, values in self.layers]
+        )
+        vars(cache).update(self.notes)
+        return cache
 
 
 def score_choices(
@@ -22,7 +55,6 @@ def score_choices(
     batch_size: int = 64,
     *,
     cache: bool = True,
-    progress: bool = False,
 ) -> Float[Tensor, "prompts choices"]:
     r"""The logit of each choice's first token after each prompt, on the CPU.
 
@@ -32,11 +64,11 @@ def score_choices(
     first = [tokenizer(choice, add_special_tokens=False)["input_ids"][:1] for choice in choices]
     if len({tuple(token) for token in first}) < len(choices) or [] in first:
         raise CourseError(f"the choices {', '.join(map(repr, choices))} do not begin with a token each of their own")
-    return next_token_logits(model, ids, [token[0] for token in first], batch_size, cache, progress)
+    return next_token_logits(model, ids, [token[0] for token in first], batch_size, cache)
 
 
 def next_token_logits(
-    model: nn.Module, prompts: list[list[int]], choices: list[int], batch_size: int, cache: bool, progress: bool
+    model: nn.Module, prompts: list[list[int]], choices: list[int], batch_size: int, cache: bool, progress: bool = False
 ) -> Float[Tensor, "prompts choices"]:
     r"""Logits of the `choices` after each prompt. Only the ends of the prompts go through the output layer.
 

@@ -57,7 +57,7 @@ def class_logits(
     r"""What `accuracy` decides by: a logit for each class of each row, and the classes that are right."""
     rows, task = first_rows(prepared.split(split), limit), task_of(prepared)
     if task is None:
-        raise CourseError(f"{prepared.name} has no classes to count: use perplexity() for text")
+        raise CourseError(f"{prepared.name} has no classes to count: use perplexity_of_texts for text")
     batch_size = whole("batch_size", batch_size, least=1)
     shots = whole("shots", shots, least=0)
     if shots and prepared.kind == "encoder":

@@ -15,57 +15,33 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from coursekit.errors import CourseError, whole
-from coursekit.evaluation.running import device_of, equal_lengths, evaluating, progress_bar, token_ids
-from coursekit.evaluation.scores import Perplexity
+from coursekit.errors import CourseError
+from coursekit.evaluation.running import device_of, evaluating, token_ids
 
 #: Draws of as many texts as there are.
 DRAWS = 2000
 
 
-def perplexity(
-    model: nn.Module, tokenizer: Any, texts: Sequence[str], *, batch_size: int = 16, progress: bool = True
-) -> Perplexity:
-    r"""Perplexity of independent texts. Every token counts the same, so long texts weigh more than short ones.
-
-    The first token of a text has nothing before it and is not scored. Raises CourseError where no text has two tokens,
-    and for one that the model cannot read whole.
-    """
-    nats, tokens = _nats(model, tokenizer, texts, batch_size, progress).sum(0)
-    if not tokens:
-        raise CourseError("no text has two tokens or more: there is nothing to predict")
-    return Perplexity((nats / tokens).exp().item(), int(tokens), len(texts))
-
-
 def nats_by_text(model: nn.Module, tokenizer: Any, texts: Sequence[str]) -> Float[Tensor, "texts 2"]:
-    r"""Of each text its negative log-likelihood in nats, and how many tokens that is of.
+    r"""Of each text its negative log-likelihood in nats, and how many tokens that is of: all but the first, which has
+    nothing before it.
 
     Raises CourseError for a text of less than two tokens, and for one that the model cannot read whole.
     """
-    nats = _nats(model, tokenizer, texts, batch_size=1)
-    if not nats[:, 1].all():
-        raise CourseError("a text has less than two tokens: there is nothing to predict")
-    return nats
-
-
-def _nats(
-    model: nn.Module, tokenizer: Any, texts: Sequence[str], batch_size: int = 16, progress: bool = False
-) -> Float[Tensor, "texts 2"]:
     rows = token_ids(model, tokenizer, "texts", texts)
+    if any(len(row) < 2 for row in rows):
+        raise CourseError("a text has less than two tokens: there is nothing to predict")
     longest = max(map(len, rows), default=0)
     room = getattr(getattr(model, "config", None), "max_position_embeddings", None)
     if room and 0 < room < longest:  # some configs have -1 for "no limit"
         raise CourseError(f"a text has {longest} tokens, and {type(model).__name__} reads at most {room}: cut it")
     found = torch.zeros(len(rows), 2, dtype=torch.float64)
-    with evaluating(model), progress_bar(len(rows), "perplexity", progress) as bar:
-        for group in equal_lengths(rows, whole("batch_size", batch_size, least=1)):
-            ids = torch.tensor([rows[i] for i in group], dtype=torch.long, device=device_of(model))
-            if ids.shape[1] > 1:
-                # Counted from the end: a model may put tokens of its own (soft prompts) first.
-                logits = model(input_ids=ids, use_cache=False).logits[:, -ids.shape[1] : -1].float()
-                each = F.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
-                found[group, 0], found[group, 1] = each.sum(1).double().cpu(), float(each.shape[1])
-            bar.update(len(group))
+    with evaluating(model):
+        for i, row in enumerate(rows):
+            ids = torch.tensor([row], device=device_of(model))
+            # Counted from the end: a model may put tokens of its own (soft prompts) first.
+            logits = model(input_ids=ids, use_cache=False).logits[0, -len(row) : -1].float()
+            found[i, 0], found[i, 1] = F.cross_entropy(logits, ids[0, 1:], reduction="sum").double(), len(row) - 1
     return found
 
 

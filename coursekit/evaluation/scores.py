@@ -37,20 +37,6 @@ class Score:
         return f"{self.value:.3f} ({self.low:.3f}–{self.high:.3f}, n={self.n})"
 
 
-@dataclass(frozen=True)
-class Perplexity:
-    r"""`value` = exp(mean negative log-likelihood of a token, in nats), over `tokens` scored tokens of
-    `texts` texts.
-    """
-
-    value: float
-    tokens: int
-    texts: int
-
-    def __repr__(self) -> str:
-        return f"{self.value:.2f} ({self.tokens} tokens, {self.texts} texts)"
-
-
 def pairs_in_order(lean: Float[Tensor, " n"], good: Bool[Tensor, " n"]) -> float:
     r"""Of all pairs of a good case and a bad one, the share in which the good one leans more: the area under the ROC
     curve. No threshold is in it, so a model that leans to one side throughout loses nothing; guessing gets 0.5.

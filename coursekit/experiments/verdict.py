@@ -23,14 +23,14 @@ class Verdict(StrEnum):
     UNCLEAR = "no clear difference"
 
 
-def decide(low: float, high: float, p: float | None = None, margin: float = MARGIN) -> Verdict:
+def decide(low: float, high: float, p: float | None = None) -> Verdict:
     r"""The verdict on a difference with the 95 % interval `low` to `high`.
 
-    An interval inside ±`margin` is *equal for practical purposes*, even if it excludes 0: the difference is there, and
+    An interval inside ±`MARGIN` is *equal for practical purposes*, even if it excludes 0: the difference is there, and
     too small to matter. p: adjusted for the other comparisons of a table (`holm`); without it, 0 outside the interval
     decides.
     """
-    if -margin < low and high < margin:
+    if low > -MARGIN and high < MARGIN:
         return Verdict.EQUAL
     if (low <= 0 <= high) if p is None else p > ALPHA:
         return Verdict.UNCLEAR

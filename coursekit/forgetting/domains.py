@@ -41,6 +41,8 @@ _SEEN = 128
 RATE, LORA_RATE, OFT_RATE = 3e-3, 1e-2, 1e-2
 #: What is learned first, unless somebody says otherwise.
 OLDS = ("film", "product", "newspaper")
+#: Tokens that the tokenizer knows, and those of a block.
+VOCAB, BLOCK = 512, 64
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,8 @@ def _perplexity(model: nn.Module, rows: Dataset, blocks: int) -> float:
         return math.exp(model(input_ids=ids, labels=ids, use_cache=False).loss.item())
 
 
-def load_domains(new: str = "tweet", olds: Sequence[str] = OLDS, vocab: int = 512, block: int = 64) -> Domains:
-    r"""The course's domains in blocks of `block` tokens, with a tokenizer that was made for the old ones.
+def load_domains(new: str = "tweet", olds: Sequence[str] = OLDS) -> Domains:
+    r"""The course's domains in blocks of `BLOCK` tokens, with a tokenizer that was made for the old ones.
 
     Raises CourseError for an unknown domain, and where the new one is among the old.
     """
@@ -83,14 +85,14 @@ def load_domains(new: str = "tweet", olds: Sequence[str] = OLDS, vocab: int = 51
     texts = {name: {split: rows["text"][:] for split, rows in load_text(name).items()} for name in (*olds, new)}
     together = {split: [t for name in olds for t in texts[name][split]] for split in ("train", "test")}
     random.Random(0).shuffle(together["train"])  # they lie domain by domain
-    tokenizer = train_tokenizer(together["train"], vocab)
+    tokenizer = train_tokenizer(together["train"], VOCAB)
     tests = {
-        name: prepare_text({"test": found["test"]}, tokenizer, block).data["test"] for name, found in texts.items()
+        name: prepare_text({"test": found["test"]}, tokenizer, BLOCK).data["test"] for name, found in texts.items()
     }
     return Domains(
         tokenizer,
-        prepare_text(together, tokenizer, block),
-        prepare_text(texts[new], tokenizer, block),
+        prepare_text(together, tokenizer, BLOCK),
+        prepare_text(texts[new], tokenizer, BLOCK),
         tests,
         tuple(olds),
         new,

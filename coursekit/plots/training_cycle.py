@@ -12,8 +12,11 @@ from matplotlib.axes import Axes
 from coursekit.plots.alt import says
 from coursekit.plots.common import COLOURS, FROZEN, LINE, TRAINED, arrow, axes, box, without_axes
 
+#: Steps that a thick line is the mean of.
+SMOOTH = 10
 
-def loss_and_entropies(losses: Sequence[float], entropies: Mapping[str, float], tokens: int, smooth: int = 10) -> Axes:
+
+def loss_and_entropies(losses: Sequence[float], entropies: Mapping[str, float], tokens: int) -> Axes:
     r"""Training loss over the tokens that were read (log axis), with a line for each of `entropies` (label -> nats).
 
     tokens: in one step.
@@ -21,7 +24,7 @@ def loss_and_entropies(losses: Sequence[float], entropies: Mapping[str, float], 
     ax = axes(figsize=(7.0, 4.0))
     values = np.asarray(losses, dtype=float)
     ax.plot(tokens * np.arange(1, len(values) + 1), values, color=COLOURS[0], alpha=0.25, linewidth=1)
-    ax.plot(*_means(losses, tokens, smooth), color=COLOURS[0], label="the model")
+    ax.plot(*_means(losses, tokens), color=COLOURS[0], label="the model")
     ax.set_xscale("log")
     for colour, (label, height) in zip(("grey", *COLOURS[1:]), entropies.items(), strict=False):
         ax.axhline(height, color=colour, linestyle="--", linewidth=1)
@@ -34,20 +37,18 @@ def loss_and_entropies(losses: Sequence[float], entropies: Mapping[str, float], 
     return ax
 
 
-def first_below(
-    losses: Sequence[float], entropies: Mapping[str, float], tokens: int, smooth: int = 10
-) -> dict[str, int]:
+def first_below(losses: Sequence[float], entropies: Mapping[str, float], tokens: int) -> dict[str, int]:
     r"""Where the thick line of `loss_and_entropies` falls below each other: label -> tokens, if it does. That it begins
-    below one tells of `smooth`, not of the model: that one is left out.
+    below one tells of `SMOOTH`, not of the model: that one is left out.
     """
-    read, mean = _means(losses, tokens, smooth)
+    read, mean = _means(losses, tokens)
     passed = {label: height for label, height in entropies.items() if mean[0] >= height > mean.min()}
     return {label: int(read[mean < height][0]) for label, height in passed.items()}
 
 
-def _means(losses: Sequence[float], tokens: int, smooth: int) -> tuple[np.ndarray, np.ndarray]:
+def _means(losses: Sequence[float], tokens: int) -> tuple[np.ndarray, np.ndarray]:
     r"""Of so many losses each: the tokens read at their middle (on a log axis their end would lag), the mean."""
-    smooth = min(smooth, len(losses))
+    smooth = min(SMOOTH, len(losses))
     mean = np.convolve(losses, np.ones(smooth) / smooth, mode="valid")
     return tokens * (np.arange(len(mean)) + (smooth + 1) // 2), mean
 

@@ -23,7 +23,7 @@ CLEAR = 1.5
 _WORDS = (6, 30)
 
 
-def rated_pairs(domain: str = "film", clear: float = CLEAR) -> DatasetDict:
+def rated_pairs(domain: str = "film") -> DatasetDict:
     r"""Preference pairs from rated sentences of a domain, columns `prompt`, `chosen`, `rejected` (all strings), in the
     splits of the sentences. Every sentence is in one pair at most, and the two of a pair have equally many words.
     """
@@ -33,12 +33,12 @@ def rated_pairs(domain: str = "film", clear: float = CLEAR) -> DatasetDict:
         fit = [s for s in sentences if _WORDS[0] <= len(s.text.split()) <= _WORDS[1]]
         worse: dict[int, list[str]] = {}
         for s in fit:
-            if s.rating <= -clear:
+            if s.rating <= -CLEAR:
                 worse.setdefault(len(s.text.split()), []).append(s.text)
         rows = []
         for s in fit:
             left = worse.get(len(s.text.split()))
-            if s.rating >= clear and left:
+            if s.rating >= CLEAR and left:
                 rows.append({"prompt": _ASKED[domain], "chosen": s.text, "rejected": left.pop(0)})
         found[split] = Dataset.from_list(rows)
     return DatasetDict(found)

@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 
 from coursekit import tasks
 from coursekit.errors import CourseError
-from coursekit.evaluation import accuracy, answer_nats, best_constant, generate, perplexity, score_choices, wilson
+from coursekit.evaluation import accuracy, answer_nats, best_constant, generate, score_choices, wilson
 from coursekit.evaluation.perplexity_of_texts import nats_by_text
 from coursekit.evaluation.running import similar_lengths
 from coursekit.evaluation.scores import Score, pairs_in_order
 
 TEXTS = ["the plot is good", "dull", "a slow and long story of the actor", "bright scene", "not fine , not bad"] * 3
+LONGER = [text for text in TEXTS if text != "dull"]  # has one token, with nothing before it
 QUIET = dict(progress=False)
 
 
@@ -177,8 +178,7 @@ def test_tokens_a_model_adds_itself_are_not_added_twice(words):
     with torch.no_grad():
         # The last soft vector predicts the first token, which perplexity leaves out.
         likely = model(ids).logits[0, 2:-1].log_softmax(-1).gather(1, ids[0, 1:, None])
-    found = perplexity(model, words, TEXTS[:1], **QUIET).value
-    assert math.log(found) == pytest.approx(-likely.mean().item(), rel=1e-5)
+    assert nats_by_text(model, words, TEXTS[:1])[0, 0].item() == pytest.approx(-likely.sum().item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("family", tiny.ENCODERS)
@@ -207,23 +207,18 @@ def test_perplexity_of_a_uniform_model_is_the_vocabulary(words):
     for room in (64, None, -1):  # some configs have -1 for no limit
         model = Uniform()
         model.config = SimpleNamespace(max_position_embeddings=room)
-        assert perplexity(model, words, TEXTS, **QUIET).value == pytest.approx(tiny.VOCAB)
+        nats, tokens = nats_by_text(model, words, LONGER).T
+        torch.testing.assert_close(nats, tokens * math.log(tiny.VOCAB))
 
 
 @pytest.mark.parametrize("family", tiny.DECODERS)
-def test_perplexity_weighs_tokens_and_equals_the_models_own_loss(family, words):
+def test_nats_are_the_models_own_loss(family, words):
     model = tiny.decoder(family)
-    total, tokens = 0.0, 0
-    for text in TEXTS:
+    for text, (nats, tokens) in zip(LONGER, nats_by_text(model, words, LONGER).tolist(), strict=True):
         ids = words(text, return_tensors="pt")["input_ids"]
-        if ids.shape[1] > 1:
-            with torch.no_grad():
-                total += model(ids, labels=ids).loss.double().item() * (ids.shape[1] - 1)
-            tokens += ids.shape[1] - 1
-    for batch_size in (1, 4):
-        result = perplexity(model, words, TEXTS, batch_size=batch_size, **QUIET)
-        assert result.tokens == tokens
-        assert math.log(result.value) == pytest.approx(total / tokens, rel=1e-5)
+        with torch.no_grad():
+            loss = model(ids, labels=ids).loss.item()
+        assert tokens == ids.shape[1] - 1 and nats == pytest.approx(loss * tokens, rel=1e-5)
 
 
 @pytest.mark.parametrize("family", tiny.DECODERS)
@@ -248,7 +243,7 @@ def test_evaluation_leaves_the_model_as_it_found_it(training, words):
     before = [[module.training for module in model.modules()] for model in (decoder, encoder)]
     accuracy(decoder, film().for_decoder(words), **QUIET)
     accuracy(encoder, film().for_encoder(words), **QUIET)
-    perplexity(decoder, words, TEXTS, **QUIET)
+    nats_by_text(decoder, words, LONGER)
     generate(decoder, words, TEXTS[:2], max_new_tokens=2, **QUIET)
     assert [[module.training for module in model.modules()] for model in (decoder, encoder)] == before
 
@@ -261,10 +256,8 @@ def test_evaluation_leaves_the_model_as_it_found_it(training, words):
         (lambda w: accuracy(tiny.encoder("bert"), film().for_encoder(w), split="tset"), "did you mean 'test'"),
         (lambda w: accuracy(tiny.encoder("bert"), film().for_encoder(w), limit=0), "limit must be a positive"),
         (lambda w: score_choices(tiny.decoder(), w, TEXTS, ["good", "good not"]), "do not begin with a token each"),
-        (lambda w: perplexity(tiny.decoder(), w, ["dull"], **QUIET), "nothing to predict"),
         (lambda w: nats_by_text(tiny.decoder(), w, ["good plot", "dull"]), "nothing to predict"),
-        (lambda w: perplexity(tiny.decoder(), w, ["plot " * 99], **QUIET), "reads at most 64: cut it"),
-        (lambda w: perplexity(tiny.decoder(), w, TEXTS, batch_size=0), "batch_size must be a positive"),
+        (lambda w: nats_by_text(tiny.decoder(), w, ["plot " * 99]), "reads at most 64: cut it"),
         (lambda w: generate(tiny.decoder(), w, TEXTS, max_new_tokens=0), "max_new_tokens must be a positive integer"),
         (lambda w: accuracy(tiny.decoder(), film().for_decoder(w), shots=None), "shots must be a non-negative integer"),
         (lambda w: accuracy(tiny.decoder(), film().for_decoder(w), batch_size=0), "batch_size must be a positive"),
@@ -327,7 +320,7 @@ def test_a_share_of_no_whole_number_has_no_interval(successes, n):
 ASKED = {
     "generate": lambda model, words, texts: inspect.unwrap(generate)(model, words, texts, progress=False),
     "score_choices": lambda model, words, texts: inspect.unwrap(score_choices)(model, words, texts, ["good", "bad"]),
-    "perplexity": lambda model, words, texts: inspect.unwrap(perplexity)(model, words, texts, progress=False),
+    "nats_by_text": inspect.unwrap(nats_by_text),
 }
 
 

@@ -15,7 +15,8 @@ from transformers import DynamicCache
 
 from coursekit import methods, tasks
 from coursekit.errors import CourseError
-from coursekit.evaluation import accuracy, perplexity, score_choices
+from coursekit.evaluation import accuracy, score_choices
+from coursekit.evaluation.perplexity_of_texts import nats_by_text
 from coursekit.methods import PrefixTuning
 from coursekit.methods.soft_prompts.attention_mask import shared, with_prefix
 from coursekit.methods.soft_prompts.prefix import Prefix
@@ -140,15 +141,12 @@ def test_generating_behind_a_prefix_equals_generating_behind_its_words(kind, set
 def test_evaluation_behind_a_prefix_equals_evaluation_behind_its_words(kind):
     words = tiny_text.tokenizer()
     model, plain = begun_as_words(kind, WORDS, **lively(kind))
-    texts = ["the plot is good", "dull", "a slow and long story of the actor", "not fine , not bad"]
-    ours = perplexity(model, words, texts, progress=False)
-    total, tokens = 0.0, 0
-    for text in texts:
+    texts = ["the plot is good", "a slow and long story of the actor", "not fine , not bad"]
+    for text, ours in zip(texts, nats_by_text(model, words, texts)[:, 0].tolist(), strict=True):
         ids = torch.tensor([WORDS.tolist() + words(text)["input_ids"]])
         logits = plain(input_ids=ids).logits[0, len(WORDS) : -1]
-        total += nn.functional.cross_entropy(logits, ids[0, len(WORDS) + 1 :], reduction="sum").item()
-        tokens += len(logits)
-    assert ours.value == pytest.approx(torch.tensor(total / tokens).exp().item(), rel=1e-5)
+        own = nn.functional.cross_entropy(logits, ids[0, len(WORDS) + 1 :], reduction="sum").item()
+        assert ours == pytest.approx(own, rel=1e-5)
 
 
 @pytest.mark.parametrize("family", tiny.DECODERS)

@@ -16,6 +16,7 @@ from transformers import BertLMHeadModel, DynamicCache
 
 from coursekit import evaluation, methods
 from coursekit.errors import CourseError
+from coursekit.evaluation.perplexity_of_texts import nats_by_text
 from coursekit.methods import PromptTuning
 from coursekit.methods.mechanism.modules import head_names
 from coursekit.methods.soft_prompts.prompted_cache import HELD
@@ -331,19 +332,15 @@ def test_what_all_prompts_begin_with_is_computed_once():
     torch.testing.assert_close(shared, apart, atol=1e-5, rtol=1e-5)
 
 
-def test_perplexity_counts_each_token_of_the_text_once():
+def test_each_token_of_the_text_counts_of_the_text_once():
     words, texts = tokenizer(), ["Grade each film review", "good plot , bad end ."]
     model = nonzero(PromptTuning(n=N).attach(tiny.decoder("llama")))
-    found = evaluation.perplexity(model, words, texts, progress=False)
-    total = count = 0
-    for text in texts:
+    for text, (nats, count) in zip(texts, nats_by_text(model, words, texts).tolist(), strict=True):
         ids = torch.tensor([words(text)["input_ids"]])
         with torch.no_grad():
             likely = model(input_ids=ids).logits[0, :-1].log_softmax(-1)
-        total -= likely.gather(1, ids[0, 1:, None]).sum().item()
-        count += ids.shape[1] - 1
-    assert found.tokens == count
-    assert found.value == pytest.approx(torch.tensor(total / count).exp().item(), rel=1e-4)
+        assert count == ids.shape[1] - 1
+        assert nats == pytest.approx(-likely.gather(1, ids[0, 1:, None]).sum().item(), rel=1e-4)
 
 
 # behind the embedding layer -------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from coursekit.plots.common import TRAINED
 
 def test_a_loss_is_drawn_over_tokens_with_a_line_for_each_bar():
     losses = np.linspace(6.5, 3.5, 40)
-    ax = draw.loss_and_entropies(losses, {"nothing": 6.2, "pairs": 3.7}, tokens=1024, smooth=10)
+    ax = draw.loss_and_entropies(losses, {"nothing": 6.2, "pairs": 3.7}, tokens=1024)
     faint, mean, *bars = ax.lines
     np.testing.assert_array_equal(faint.get_xdata(), 1024 * np.arange(1, 41))
     np.testing.assert_allclose(mean.get_ydata()[0], losses[:10].mean())
