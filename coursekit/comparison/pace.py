@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from coursekit.notebook import timing
-from coursekit.training.model_modes import training_mode
+from coursekit.training.model_modes import half_precision, training_mode
 from coursekit.training.optimizers import make_optimizer
-from coursekit.training.precision import half_precision
 
 
 @contextmanager

@@ -5,7 +5,7 @@ A step is what one would write by hand: rows, batches, forward, backward, clip (
 * The data order (`order.py`), dropout and everything else that is random is a function of (seed, step). A run that was
   stopped and resumed from its checkpoint therefore gives the same losses and weights, bit for bit, as one that was not.
 * The learning rate rises linearly over the first `warmup` share of the steps, then falls linearly towards zero.
-* Half precision is `precision.py`'s: float32 master weights while training, and each parameter's own precision after.
+* Half precision is `model_modes.py`'s: float32 master weights while training, and each parameter's own precision after.
 
 Several processes, each with its own GPU and its own batches of `batch_size` rows, need no other code:
 
@@ -33,14 +33,11 @@ from coursekit.training import identity
 from coursekit.training.checkpoint import Checkpoints, own_folder
 from coursekit.training.checks import check_batch_size, check_settings, not_finite, trained_parameters
 from coursekit.training.history import History
-from coursekit.training.interrupt import interrupt_between_steps
-from coursekit.training.meter import Meter
-from coursekit.training.model_modes import training_mode
+from coursekit.training.model_modes import half_precision, interrupt_between_steps, training_mode
 from coursekit.training.objective import Objective
 from coursekit.training.optimizers import MakeOptimizer, make_optimizer, schedule
 from coursekit.training.order import Order, mix, seed_everything
-from coursekit.training.precision import half_precision
-from coursekit.training.update import Update
+from coursekit.training.update import Meter, Update
 
 
 def fit(

@@ -1,16 +1,26 @@
-r"""How a model is set while it trains: its mode, its precision, no cache, activations stored or recomputed."""
+r"""How a model is set while it trains: its mode, its precision, no cache, activations stored or recomputed, Ctrl-C
+between two steps, never within one.
+
+Trainable parameters in half precision are held in float32 meanwhile (master weights), and autocast does the arithmetic
+in the model's own precision. A float16 model always computes under autocast, with a scaled loss, because its range is
+small. An adapter in float32 on a bfloat16 base needs neither: the method decides how the two meet.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+import signal
+import threading
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import torch
 from torch import nn
 
 from coursekit.errors import CourseError
 from coursekit.modes import in_mode
-from coursekit.training.precision import master_weights
+
+_HALF = (torch.float16, torch.bfloat16)
 
 
 @contextmanager
@@ -65,3 +75,47 @@ def recomputed_activations(model: Any) -> Iterator[None]:
         model.activation_checkpointing_disable()
         # transformers hooks the embeddings to require a gradient and leaves the hook behind.
         model.disable_input_require_grads()
+
+
+def half_precision(model: nn.Module, trained: Iterable[nn.Parameter]) -> torch.dtype | None:
+    r"""The precision to autocast to, None where the model needs no help."""
+    if any(p.dtype is torch.float16 for p in model.parameters()):
+        return torch.float16
+    return torch.bfloat16 if any(p.dtype is torch.bfloat16 for p in trained) else None
+
+
+@contextmanager
+def master_weights(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    r"""Half-precision parameters in float32 meanwhile, and then in the precision they came with."""
+    before = {p: p.dtype for p in parameters if p.dtype in _HALF}
+    for parameter in before:
+        parameter.grad = None
+        parameter.data = parameter.data.float()
+    try:
+        yield
+    finally:
+        for parameter, dtype in before.items():
+            parameter.grad = None
+            parameter.data = parameter.data.to(dtype)
+
+
+@contextmanager
+def interrupt_between_steps() -> Iterator[Callable[[], bool]]:
+    r"""Ctrl-C waits for the end of the step, so that no update is half done; a second one does not wait."""
+    asked = False
+
+    def handler(number: int, frame: Any) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+
+    # Only the main thread may set a handler, and only there does Ctrl-C arrive.
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        yield lambda: asked
+    finally:
+        signal.signal(signal.SIGINT, before)
