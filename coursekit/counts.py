@@ -56,7 +56,11 @@ def tensors(model: Any, task: str | None = None, num_labels: int = 2) -> list[Na
     inside = [*body(arch), *(pooler if arch.family == "roberta" and task is None else [])]
     if task is None:
         return inside
-    head = _output_layer(arch) if task == "causal" else _classifier(arch, num_labels)
+    head = (
+        ([] if arch.tied else [Named("lm_head.weight", (arch.vocab, arch.d_embed))])
+        if task == "causal"
+        else _classifier(arch, num_labels)
+    )
     return [*(Named(arch.in_model(name), shape) for name, shape in inside), *head]
 
 
@@ -259,10 +263,6 @@ def _shape(matrix: Matrix) -> tuple[int, ...]:
     if matrix.kind == "convolution":
         return matrix.d_out, matrix.d_in, matrix.window
     return (matrix.d_out, matrix.d_in) if matrix.kind == "linear" else (matrix.d_in, matrix.d_out)
-
-
-def _output_layer(arch: Architecture) -> list[Named]:
-    return [] if arch.tied else [Named("lm_head.weight", (arch.vocab, arch.d_embed))]
 
 
 def _classifier(arch: Architecture, num_labels: int) -> list[Named]:

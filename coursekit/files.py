@@ -88,7 +88,7 @@ class Folder:
     def holds(self, name: str) -> bool:
         r"""Whether `name` is there as it was written, byte for byte."""
         try:
-            return _version(self.path / name) in self._written.get(name, {}).get("versions", [])
+            return sha256_of(self.path / name) in self._written.get(name, {}).get("versions", [])
         except OSError:
             return False
 
@@ -108,7 +108,7 @@ class Folder:
 
     def _note(self, name: str, made: Path) -> None:
         before = self._written.get(name, {"versions": [], "cells": []})
-        versions = [*before["versions"][-1:], _version(made)]
+        versions = [*before["versions"][-1:], sha256_of(made)]
         cells = _cells(made) if name.endswith(".ipynb") else None
         self._written[name] = {"versions": versions, "cells": cells or []}
         replace_text(self.path / _NOTES, json.dumps(self._written))
@@ -201,6 +201,7 @@ def _cells(path: Path) -> list[str] | None:
         return None
 
 
-def _version(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    r"""The SHA-256 digest of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

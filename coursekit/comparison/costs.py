@@ -40,20 +40,16 @@ MINILM = BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12
 
 def read() -> dict[str, Row]:
     r"""Method -> its measured costs, the positions of masks added to weights and peak."""
-    return {row.method: _with_positions(row) for row in from_csv(DATA / "evidence" / "comparison.csv")}
-
-
-def _with_positions(row: Row) -> Row:
-    more = POSITION * _positions(row)
-    return replace(row, weights=row.weights + more, peak=row.peak + more)
-
-
-def _positions(row: Row) -> int:
-    r"""One for each single entry that trains; the biases of a pruned adapter are whole."""
-    method = EVERY[row.method].method
-    if isinstance(method, MaskMethod):
-        return row.trained
-    return method.kept(MINILM) if isinstance(method, SparseAdapter) else 0
+    found = {}
+    for row in from_csv(DATA / "evidence" / "comparison.csv"):
+        method, positions = EVERY[row.method].method, 0
+        if isinstance(method, MaskMethod):  # one for each single entry that trains
+            positions = row.trained
+        elif isinstance(method, SparseAdapter):  # its biases are whole
+            positions = method.kept(MINILM)
+        more = POSITION * positions
+        found[row.method] = replace(row, weights=row.weights + more, peak=row.peak + more)
+    return found
 
 
 def folding(names: Iterable[str]) -> tuple[str, ...]:

@@ -9,16 +9,14 @@ DeBERTa's LoRA has rank 8 in table 10 of Hu et al.; the printed count is that of
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from coursekit import counts
+from coursekit import counts, paths
 from coursekit.errors import one_of
 from coursekit.methods import LoRA
-from coursekit.paths import DATA
 
 TABLES = ("gpt3", "e2e", "glue", "metamathqa")
 
@@ -87,8 +85,7 @@ def rows(table: str) -> list[Row]:
     own comparison on Llama 3.2 3B: one run a row, seed 0, not all of them), in print order.
     """
     one_of("published table", table, TABLES)
-    with (DATA / "papers" / f"{table}.csv").open(newline="", encoding="utf-8") as file:
-        return [_row(table, entry) for entry in csv.DictReader(file)]
+    return [_row(table, entry) for entry in paths.table(f"papers/{table}.csv")]
 
 
 def by_task(table: Sequence[Row], method: str) -> dict[str, float]:

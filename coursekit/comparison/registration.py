@@ -163,7 +163,8 @@ def _imagined(
 ) -> Iterator[tuple[float, float]]:
     r"""(difference of the means, its margin) of one simulated comparison after the other."""
     random, errors = Random(0), standard_errors(n)
-    spreads = _spreads(pilot)
+    arms = dict.fromkeys(arm for arm, *_ in pilot)
+    spreads = [statistics.stdev([v for own, _, v in pilot if own == arm]) for arm in arms]
     for _ in range(draws):
         one, other = (
             [random.gauss(mean, spread) for _ in range(n)]
@@ -171,11 +172,3 @@ def _imagined(
         )
         variance = (statistics.variance(one) + statistics.variance(other)) / n
         yield statistics.fmean(one) - statistics.fmean(other), errors * variance**0.5
-
-
-def _arms(pilot: Sequence[tuple[str, int, float]]) -> list[str]:
-    return list(dict.fromkeys(arm for arm, *_ in pilot))
-
-
-def _spreads(pilot: Sequence[tuple[str, int, float]]) -> list[float]:
-    return [statistics.stdev([v for own, _, v in pilot if own == arm]) for arm in _arms(pilot)]

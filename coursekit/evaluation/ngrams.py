@@ -26,7 +26,9 @@ def pairs(stream: Int[Tensor, " n"], vocab: int) -> Float[Tensor, "vocab vocab"]
 def unigram_entropy(stream: Int[Tensor, " n"], vocab: int) -> float:
     r"""$H_1 = -\sum_i p_i \ln p_i$ with $p_i$ the share of token i in `stream`."""
     _check(stream, vocab)
-    return _entropy(torch.bincount(stream, minlength=vocab).double())
+    counts = torch.bincount(stream, minlength=vocab).double()
+    p = counts[counts > 0] / counts.sum()
+    return -(p * p.log()).sum().item()
 
 
 class Bigram:
@@ -53,11 +55,6 @@ class Bigram:
         r"""Mean $-\ln P$ of the tokens of a text, or of each of its blocks, that have one before them."""
         _check(text.flatten(), len(self.single))
         return -self.table[text[..., :-1], text[..., 1:]].log().mean().item()
-
-
-def _entropy(counts: Float[Tensor, " vocab"]) -> float:
-    p = counts[counts > 0] / counts.sum()
-    return -(p * p.log()).sum().item()
 
 
 def _check(stream: Tensor, vocab: int) -> None:

@@ -2,13 +2,12 @@ r"""GPUs: the table `data/hardware.csv`, each row with its citation."""
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from functools import cache
 
 from coursekit.errors import unknown
 from coursekit.memory.breakdown import GiB
-from coursekit.paths import DATA
+from coursekit.paths import table
 
 #: Short names for what people say.
 ALIASES = {
@@ -52,7 +51,7 @@ def cards() -> tuple[Card, ...]:
         Card(
             r["name"], int(r["memory_gb"]), float(r["usable_gib"]) if r["usable_gib"] else None, int(r["year"]),
             r["kind"], float(r["compute_capability"]), r["bf16"] == "yes", r["citation"],
-        ) for r in _table("hardware.csv")
+        ) for r in table("hardware.csv")
     ]  # fmt: skip
     return tuple(sorted(rows, key=lambda c: (c.year, c.memory_gb)))
 
@@ -67,8 +66,3 @@ def card(name: str | Card) -> Card:
         if found.name.lower() == key:
             return found
     raise unknown("GPU", name, [c.name for c in cards()])
-
-
-def _table(name: str) -> list[dict[str, str]]:
-    with (DATA / name).open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))

@@ -117,9 +117,11 @@ def predict(
     weights = frozen + p.weight * sum(t.size for t in copied) + factor * (sum(added) + training.fixed)
     tensors = [t.size for t in trained]
     on_gpu = device == "cuda"
-    state = optimizer_bytes(tensors, optimizer, p.state, not on_gpu)
-    if added:
-        state = _mixed_state(tensors, added, optimizer, p.state, factor, not on_gpu)
+    if optimizer == "adamw8bit":
+        state = optimizer_bytes(tensors + added, optimizer, p.state, not on_gpu)
+    else:
+        state = optimizer_bytes(tensors, optimizer, p.state, not on_gpu)
+        state += optimizer_bytes(added, optimizer, factor, not on_gpu)
     gradient = p.weight * sum(tensors) + factor * sum(added)
     known = Breakdown(weights=weights, master=p.master * sum(tensors), gradients=gradient, optimizer=state)
     if states_only:
@@ -177,14 +179,6 @@ def measured_instead(
 
 #: Precisions in which a step is run as it is.
 MEASURED = {"fp32": torch.float32, "bf16": torch.bfloat16}
-
-
-def _mixed_state(
-    tensors: list[int], added: list[int], optimizer: str | None, state: int, factor: int, step: bool
-) -> int:
-    if optimizer == "adamw8bit":
-        return optimizer_bytes(tensors + added, optimizer, state, step)
-    return optimizer_bytes(tensors, optimizer, state, step) + optimizer_bytes(added, optimizer, factor, step)
 
 
 def _trained(

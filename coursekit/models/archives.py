@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from coursekit.errors import CourseError, machine
-from coursekit.models.cache import disk_full, home, say, sha256_of
+from coursekit.files import sha256_of
+from coursekit.models.cache import disk_full, home, say
 from coursekit.paths import DATA
 
 

@@ -8,7 +8,6 @@ be: a folder that was damaged since is noticed and made anew.
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -19,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from coursekit.errors import CourseError, machine
+from coursekit.files import sha256_of
 
 #: Room that all archives and what is made of them take together, in GB.
 ROOM_GB = 1.0
@@ -148,12 +148,6 @@ def disk_full(name: str) -> CourseError:
         f"the disk is full, {name} could not be prepared in {home()}: free about {ROOM_GB:g} GB or set "
         "COURSEKIT_HOME to a folder on another disk, then run `coursekit fetch`"
     )
-
-
-def sha256_of(path: Path) -> str:
-    r"""The SHA-256 of a file, in hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def say(line: str) -> None:

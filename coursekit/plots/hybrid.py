@@ -160,19 +160,8 @@ def differences(
     ax.set_yticks(range(len(names)), names)
     ax.set_ylim(len(names) - 0.5, -0.5)
     ax.set_xlabel(label)
-    marks = _marks(families, names)
-    if len(marks) > 1:
+    used = [family for family in FAMILIES if family in {families[name] for name in names if name in families}]
+    if len(used) > 1:
+        marks = [Line2D([], [], marker="o", linestyle="", color=FAMILIES[family], label=family) for family in used]
         ax.legend(handles=marks, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=len(FAMILIES), fontsize=9)
     return ax
-
-
-def _marks(families: Mapping[str, str], names: Sequence[str] | None = None) -> list[Line2D]:
-    r"""A mark in the colour of each family that occurs, for a legend."""
-    used = _of(families, families if names is None else names)
-    return [Line2D([], [], marker="o", linestyle="", color=FAMILIES[family], label=family) for family in used]
-
-
-def _of(families: Mapping[str, str], names: Collection[str]) -> list[str]:
-    r"""The families of `names`, in their order."""
-    there = {families[name] for name in names if name in families}
-    return [family for family in FAMILIES if family in there]

@@ -6,7 +6,6 @@ arXiv:2305.14314), each line with its place in the paper.
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any
@@ -16,7 +15,7 @@ from coursekit.memory.breakdown import Breakdown
 from coursekit.memory.predict import predict
 from coursekit.memory.quantized import Quantized
 from coursekit.methods.lora import LoRA
-from coursekit.paths import DATA
+from coursekit.paths import table
 
 
 @dataclass(frozen=True)
@@ -32,19 +31,19 @@ class Claim:
 @cache
 def claims() -> dict[str, Claim]:
     r"""What the QLoRA paper says, by a short name."""
-    return {r["claim"]: Claim(float(r["value"]), r["unit"], r["says"], r["where"]) for r in _rows("papers/qlora.csv")}
+    return {r["claim"]: Claim(float(r["value"]), r["unit"], r["says"], r["where"]) for r in table("papers/qlora.csv")}
 
 
 def llama_sizes() -> list[str]:
     r"""LLaMA's sizes, smallest first: "7B", "13B", "33B", "65B"."""
-    return [r["name"] for r in _rows("llama.csv")]
+    return [r["name"] for r in table("llama.csv")]
 
 
 def llama_config(size: str) -> Any:
     r"""The transformers config of LLaMA in one of `llama_sizes`. CourseError for another."""
     from transformers import LlamaConfig
 
-    rows = {r["name"]: r for r in _rows("llama.csv")}
+    rows = {r["name"]: r for r in table("llama.csv")}
     if size not in rows:
         raise unknown("size of LLaMA", size, rows)
     shape = {key: int(rows[size][key]) for key in ("d_model", "layers", "heads", "d_ff", "vocab")}
@@ -91,8 +90,3 @@ def qlora_bill(
         device="cuda",
         quantized=quantized,
     )
-
-
-def _rows(name: str) -> list[dict[str, str]]:
-    with (DATA / name).open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))

@@ -7,7 +7,6 @@ sentence's words: the experiment of P-tuning's paper on LAMA, in small.
 
 from __future__ import annotations
 
-import csv
 import random
 from typing import Any
 
@@ -24,8 +23,7 @@ SIZES = {"train": 60, "validation": 24}
 
 def load_capitals() -> DatasetDict:
     r"""Columns `subject` (a country) and `answer` (its capital), shuffled once: 60 train, 24 validation, 60 test."""
-    with (paths.DATA / "capitals.csv").open(encoding="utf-8", newline="") as file:
-        rows = [{"subject": row["country"], "answer": row["capital"]} for row in csv.DictReader(file)]
+    rows = [{"subject": row["country"], "answer": row["capital"]} for row in paths.table("capitals.csv")]
     random.Random(0).shuffle(rows)
     splits, start = {}, 0
     for name, size in (SIZES | {"test": len(rows) - sum(SIZES.values())}).items():

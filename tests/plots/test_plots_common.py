@@ -1,7 +1,5 @@
 r"""Pictures show what they are given: bars as long as their numbers, no label outside the figure."""
 
-from collections import namedtuple
-
 import matplotlib.pyplot as plt
 import pytest
 import torch
@@ -9,7 +7,10 @@ from matplotlib.colors import to_rgb
 
 from coursekit import plots
 from coursekit.evaluation.scores import Score
+from coursekit.memory.breakdown import Point as Moment
 from coursekit.plots.alt import describe
+
+TIMELINE = [Moment("forward", 1e6, 0), Moment("loss", 3e6, 0), Moment("backward", 2e6, 4e6)]
 
 
 def test_memory_bars_add_up():
@@ -142,9 +143,7 @@ def test_virtual_tokens_stand_where_each_method_has_them():
 
 
 def test_a_step_over_time_is_drawn_in_megabytes_with_the_last_moment_named():
-    Moment = namedtuple("Moment", "label activations gradients")
-    timeline = [Moment("forward", 1e6, 0), Moment("loss", 3e6, 0), Moment("backward", 2e6, 4e6)]
-    ax = plots.step_over_time(timeline, {"forward": "forward", "": "end"})
+    ax = plots.step_over_time(TIMELINE, {"forward": "forward", "": "end"})
     activations, gradients, together, highest = ax.lines
     assert list(activations.get_ydata()) == [1, 3, 2] and list(gradients.get_ydata()) == [0, 0, 4]
     assert list(together.get_ydata()) == [1, 3, 6] and highest.get_xydata().tolist() == [[2, 6]]
@@ -152,9 +151,7 @@ def test_a_step_over_time_is_drawn_in_megabytes_with_the_last_moment_named():
 
 
 def test_what_is_kept_between_start_and_end_is_a_dot_that_the_sum_does_not_hide():
-    Moment = namedtuple("Moment", "label activations gradients")
-    timeline = [Moment("forward", 1e6, 0), Moment("loss", 3e6, 0), Moment("backward", 2e6, 4e6)]
-    ax = plots.step_over_time(timeline, {"forward": "start", "loss": "the loss is known", "": "end"})
+    ax = plots.step_over_time(TIMELINE, {"forward": "start", "loss": "the loss is known", "": "end"})
     activations, _, together, kept, _ = ax.lines
     assert kept.get_xydata().tolist() == [[1, 3]] and kept.get_color() == activations.get_color()
     assert [t.get_text().strip() for t in ax.texts] == ["3 MB kept", "6 MB"]
@@ -162,7 +159,6 @@ def test_what_is_kept_between_start_and_end_is_a_dot_that_the_sum_does_not_hide(
 
 
 def test_a_gradient_that_waits_is_told_from_the_activations():
-    Moment = namedtuple("Moment", "label activations gradients")
     sizes = [0, 2e6, 7e6, 6e6, 11e6, 10e6, 5e6, 0]  # 5 MB come, and come again; 2 and 1 are others
     timeline = [Moment("weights", 0, 0), *(Moment(str(i), size, 0) for i, size in enumerate(sizes))]
     ax = plots.step_over_time(timeline, {"0": "start", "": "end"}, waiting=5_000_000)
@@ -174,7 +170,6 @@ def test_a_gradient_that_waits_is_told_from_the_activations():
 
 
 def test_of_a_second_step_the_activations_are_a_thin_grey_line_between_the_same_ticks():
-    Moment = namedtuple("Moment", "label activations gradients")
     ours = [Moment(label, 1e6, 0) for label in ("weights", "forward", "a", "b", "loss", "c", "d")]
     more = [Moment("weights", 0, 0), Moment("forward", 0, 0), Moment("loss", 9e6, 0), Moment("x", 4e6, 2e6)]
     ticks = {"forward": "start", "loss": "the loss is known", "": "end"}
@@ -186,8 +181,6 @@ def test_of_a_second_step_the_activations_are_a_thin_grey_line_between_the_same_
 
 
 def test_the_highest_point_is_added_to_what_is_there_besides():
-    Moment = namedtuple("Moment", "label activations gradients")
-    timeline = [Moment("forward", 1e6, 0), Moment("loss", 3e6, 0), Moment("backward", 2e6, 4e6)]
-    ax = plots.step_over_time(timeline, {"forward": "start", "": "end"}, beside=10_000_000)
+    ax = plots.step_over_time(TIMELINE, {"forward": "start", "": "end"}, beside=10_000_000)
     assert ax.texts[-1].get_text().strip() == "6 + 10 = 16"
     assert ax.lines[-1].get_xydata().tolist() == [[2, 6]], "the axis is as it was"
