@@ -42,8 +42,8 @@ def load_quantized(
     r"""A decoder in eval mode with its linear layers in 4 bits, and its tokenizer.
 
     To the bit what `quantize_model(load_decoder(name)[0])` gives, without the dense model. A checkpoint that is in 4
-    bits on disk, from `save_quantized` or bitsandbytes, is read as it is. name, device, dtype and
-    attention: as for `load_decoder`; dtype is that of what stays dense. The rest: as for `quantize_model`.
+    bits on disk, from bitsandbytes, is read as it is. name, device, dtype and attention: as for `load_decoder`;
+    dtype is that of what stays dense. The rest: as for `quantize_model`.
 
     Raises CourseError where `load_decoder` does, for settings that `quantize_model` refuses, and for a checkpoint
     without safetensors.

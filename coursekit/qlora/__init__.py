@@ -8,15 +8,5 @@ from coursekit.qlora.linear import Linear4bit
 from coursekit.qlora.model import quantize_model
 from coursekit.qlora.paged import PagedAdamW, paged_adamw
 from coursekit.qlora.pager import Pager, Traffic
-from coursekit.qlora.save import save_quantized
 
-__all__ = [
-    "AdamW8bit",
-    "Linear4bit",
-    "PagedAdamW",
-    "Pager",
-    "Traffic",
-    "paged_adamw",
-    "quantize_model",
-    "save_quantized",
-]
+__all__ = ["AdamW8bit", "Linear4bit", "PagedAdamW", "Pager", "Traffic", "paged_adamw", "quantize_model"]
