@@ -50,13 +50,6 @@ def test_equal_scales_come_back_as_they_were():
     assert len(empty.dequantize()) == 0 and empty.offset == 0
 
 
-def test_the_lecture_s_arithmetic():
-    r"""From 0.5 bits a parameter to 0.127, a saving of 0.373."""
-    double = Q.quantize_absmax(random(2**14).abs())  # the scales of 2^20 parameters
-    bits = 8 * (double.nbytes - double.offset.nbytes) / 2**20
-    assert bits == 0.126953125 and 32 / 64 - bits == 0.373046875
-
-
 @pytest.mark.gpu
 def test_on_a_gpu():
     x = random(2**20 + 70)

@@ -41,8 +41,3 @@ def test_levels_stand_at_equal_steps_of_probability(bits):
 def test_the_outermost_quantile_is_the_paper_s():
     assert tail(4) == 0.9677083 == round((29 / 30 + 31 / 32) / 2, 7)
     assert tail(2) == round((5 / 6 + 7 / 8) / 2, 7)
-
-
-def test_a_caller_may_change_what_it_gets():
-    normal_float(4).zero_()
-    assert normal_float(4)[-1] == 1
