@@ -1,7 +1,6 @@
 r"""What 00 says of the stored runs, and of its own."""
 
 import csv
-import inspect
 import re
 import statistics
 
@@ -11,7 +10,7 @@ from transformers import AutoTokenizer
 
 from coursekit.experiments import results
 from coursekit.experiments.results import Results
-from coursekit.forgetting.domains import load_domains
+from coursekit.forgetting.domains import BLOCK
 from coursekit.models import sources
 from coursekit.paths import DATA
 from coursekit.tasks import load_task
@@ -116,8 +115,7 @@ def test_the_small_model_reads_each_token_once():
     source = "\n".join(cell.source for cell in read(PAGE).cells)
     (steps,) = re.findall(r"pretraining_steps = (\d+)  # of 16 text blocks", source)
     assert "randperm(len(text))[: 16 * pretraining_steps]" in source
-    block = inspect.signature(load_domains).parameters["block"].default
-    said(PAGE, f"reads {16 * int(steps) * block:,} tokens, once")
+    said(PAGE, f"reads {16 * int(steps) * BLOCK:,} tokens, once")
 
 
 def test_this_run_of_instruction_tuning():
