@@ -12,7 +12,6 @@ from matplotlib.axes import Axes
 
 from coursekit.plots.alt import says
 from coursekit.plots.common import COLOURS, LINE, arrow, axes, box, without_axes
-from coursekit.plots.forgetting import name_points
 
 
 def block_flow(x: Sequence[float], levels: int) -> Axes:
@@ -78,29 +77,36 @@ def one_block(x: Sequence[float], back: Sequence[float], levels: Sequence[float]
     beside.set_yticks([levels.min(), 0, levels.max()], ["−absmax", "0", "absmax"])
     beside.tick_params(length=0)
     beside.spines["right"].set_visible(False)
+    top = np.abs(x).argmax()
+    ax.annotate("the largest weight sets the scale", (places[top], x[top]), xytext=(7, -3), textcoords="offset points",
+                ha="left", va="top", fontsize=9, color=LINE)  # fmt: skip
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2)
     says(ax, f"{len(levels)} levels from {levels.min():.3g} to {levels.max():.3g}, a line each")
     return ax
 
 
 def relative_gaps(rows: Mapping[str, Any], limits: tuple[float, float] | None = None) -> Axes:
-    r"""How far the next number is, as a share of the number itself: range along, precision down, on log axes.
+    r"""How far the next number is, as a share of the number itself: range along, precision down, on log axes. A line
+    is named at its right end, one that only falls at its left.
 
     rows: label -> numbers; those above zero are drawn. limits: ends of the axis of numbers.
     """
-    ax = axes(figsize=(7.0, 3.8))
+    ax = axes(figsize=(7.0, 3.6))
     for i, (name, values) in enumerate(rows.items()):
         values = np.unique(np.asarray(values, dtype=float))
         values = values[values > 0]
-        ax.plot(values[:-1], np.diff(values) / values[:-1], label=name, color=COLOURS[i % len(COLOURS)],
-                linestyle="-" if i < len(COLOURS) else "--", linewidth=1)  # fmt: skip
+        gaps, colour = np.diff(values) / values[:-1], COLOURS[i % len(COLOURS)]
+        ax.plot(values[:-1], gaps, label=name, color=colour, linewidth=1.2)
+        last = np.count_nonzero(values[:-1] <= limits[1]) - 1 if limits is not None else -1
+        at = 0 if (np.diff(gaps) < 0).all() else last
+        ax.annotate(name, (values[at], gaps[at]), xytext=(6, 0), textcoords="offset points", color=colour,
+                    fontsize=9, va="center_baseline")  # fmt: skip
     ax.set_xscale("log")
     ax.set_yscale("log")
     if limits is not None:
         ax.set_xlim(*limits)
     ax.set_xlabel("number")
     ax.set_ylabel("distance to the next, relative")
-    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9)
     return ax
 
 
@@ -112,11 +118,15 @@ def curves(
     xticks: Sequence[float] | None = None,
     yticks: Sequence[float] | None = None,
 ) -> Axes:
-    r"""One line for each entry (label -> x -> y). xticks, yticks: where labels stand along an axis."""
+    r"""One line for each entry (label -> x -> y), named at its right end. xticks, yticks: where labels stand along an
+    axis.
+    """
     ax = axes()
     for i, (name, line) in enumerate(lines.items()):
-        ax.plot(list(line), list(line.values()), label=name, color=COLOURS[i % len(COLOURS)], marker="o",
-                markersize=4, linewidth=1.2)  # fmt: skip
+        colour = COLOURS[i % len(COLOURS)]
+        ax.plot(list(line), list(line.values()), label=name, color=colour, marker="o", markersize=4, linewidth=1.4)
+        ax.annotate(name, [*line.items()][-1], xytext=(7, 0), textcoords="offset points", color=colour,
+                    fontsize=9, va="center_baseline")  # fmt: skip
     if logx:
         ax.set_xscale("log")
     ax.set_yscale("log")
@@ -128,30 +138,7 @@ def curves(
         ax.set_yticks(list(yticks), [f"{y:g}" for y in yticks])
     ax.set_xlabel(xlabel)
     ax.set_ylabel(ylabel)
-    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9)
     return ax
-
-
-def by_bits(points: Mapping[str, tuple[float, float]], line: Sequence[str], xlabel: str, ylabel: str) -> Axes:
-    r"""A named dot for each of `points` (label -> bits and error), those of `line` joined, the others rings.
-
-    What two decimals do not tell apart has one text, a line for each.
-    """
-    ax = axes(figsize=(7.6, 4.4))
-    joined, others = (zip(*(own for name, own in points.items() if (name in line) is among), strict=True)
-                      for among in (True, False))  # fmt: skip
-    ax.plot(*joined, color=COLOURS[0], marker="o", markersize=4, linewidth=1.2)
-    ax.plot(*others, color=COLOURS[1], marker="o", markersize=6, fillstyle="none", markeredgewidth=2, linestyle="none")
-    ax.margins(0.25, 0.12)
-    ax.set_ylim(0)
-    ax.set_xlabel(xlabel)
-    ax.set_ylabel(ylabel)
-    named = "; ".join(f"{name}: {x:.2f} and {y:.2f}" for name, (x, y) in points.items())
-    says(ax.figure, f"{xlabel} and {ylabel}, of {named}. Joined by a line: {'; '.join(line)}.")
-    there: dict[tuple[str, str], list[str]] = {}  # one text where dots lie on one another
-    for name, (x, y) in points.items():
-        there.setdefault((f"{x:.2f}", f"{y:.2f}"), []).append(name)
-    return name_points(ax, [("\n".join(names), points[names[0]]) for names in there.values()])
 
 
 def stairs(x: Sequence[float], back: Sequence[float]) -> Axes:
@@ -161,9 +148,12 @@ def stairs(x: Sequence[float], back: Sequence[float]) -> Axes:
     ax, ends = axes(figsize=(7.0, 3.4)), [min(x), max(x)]
     ax.plot(x, back, color=COLOURS[0], marker="o", markersize=4, linestyle="none", label="forward: rounded")
     ax.plot(ends, ends, color=COLOURS[2], linestyle="--", linewidth=1.2, label="backward: slope 1")
+    ax.annotate("backward: slope 1", (ends[0], ends[0]), xytext=(14, -1), textcoords="offset points",
+                color=COLOURS[2], fontsize=9, va="center_baseline")  # fmt: skip
+    ax.annotate("forward: rounded", (max(x), max(back)), xytext=(-8, 0), textcoords="offset points",
+                color=COLOURS[0], fontsize=9, ha="right", va="center_baseline")  # fmt: skip
     ax.set_xlabel("weight")
     ax.set_ylabel("comes back as")
-    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9)
     return ax
 
 
@@ -181,6 +171,9 @@ def equal_areas(levels: Sequence[float], largest: float) -> Axes:
         x = np.linspace(left, right, 40)
         ax.fill_between(x, density(x), color=("#cfe3f1", "#8fbcd9")[i % 2], linewidth=0)
     ax.vlines(places, 0, density(places), color=COLOURS[2], linewidth=1.6)
+    for name, place, side, away in (("−1", places[0], "right", -4), ("1", places[-1], "left", 4)):
+        ax.annotate(f"level {name}", (place, density(place)), xytext=(away, 4), textcoords="offset points",
+                    ha=side, fontsize=9, color=COLOURS[2])  # fmt: skip
     ax.set_xlim(-3.4, 3.4)
     ax.set_ylim(0, 0.43)
     ax.set_xlabel("weight, in standard deviations")
@@ -192,12 +185,14 @@ def equal_areas(levels: Sequence[float], largest: float) -> Axes:
 
 def code_use(shares: Mapping[str, Sequence[float]]) -> Sequence[Axes]:
     r"""How often each level of a code is used, one panel for each entry (label -> shares); a line at equal shares."""
-    _, panels = plt.subplots(1, len(shares), figsize=(2.5 * len(shares), 2.6), sharey=True, squeeze=False)
-    for colour, ax, (name, values) in zip(COLOURS, panels[0], shares.items(), strict=False):
-        ax.bar(range(len(values)), values, color=colour, width=0.8)
+    _, panels = plt.subplots(1, len(shares), figsize=(3.5 * len(shares), 2.8), sharey=True, squeeze=False)
+    for ax, (name, values) in zip(panels[0], shares.items(), strict=True):
+        ax.bar(range(len(values)), values, color=COLOURS[0], width=0.8)
         ax.axhline(1 / len(values), color="black", linestyle="--", linewidth=0.8)
         ax.set_title(name)
         ax.set_xticks([0, len(values) - 1], ["−1", "1"])
         ax.set_xlabel("level, ascending")
     panels[0][0].set_ylabel("share of the weights")
+    ax = panels[0][-1]
+    ax.text(len(values) - 0.4, 1 / len(values), "equally", ha="right", va="bottom", fontsize=9)
     return panels[0]

@@ -52,6 +52,7 @@ def test_gaps_are_relative():
     normal = floats.get_xdata() >= 2**-6
     assert set(np.round(floats.get_ydata()[normal], 9)) == {round(1 / (8 + m), 9) for m in range(8)}
     assert ax.get_xlim() == (0.1, 100)
+    assert {text.get_text(): text.xy[0] for text in ax.texts} == {"int": 1, "fp8": 96}
 
 
 def test_curves_have_their_points():
@@ -59,6 +60,7 @@ def test_curves_have_their_points():
     assert [list(line.get_ydata()) for line in ax.lines] == [[0.5, 0.1], [0.6, 0.3]]
     assert [t.get_text() for t in ax.get_xticklabels()] == ["2", "4"] and ax.get_yscale() == "log"
     assert [t.get_text() for t in ax.get_yticklabels()] == ["0.1", "1"]
+    assert {text.get_text(): text.xy for text in ax.texts} == {"a": (4, 0.1), "b": (4, 0.3)}
 
 
 def test_cells_meet_in_the_middle_between_levels():
@@ -79,17 +81,6 @@ def test_many_curves_and_long_labels_have_room():  # tests/plots/conftest.py loo
     draw.curves({"a long label of a line": {1: 2, 3: 4}}, "x", "y", logx=True, xticks=[1, 3])
     draw.equal_areas(NF4, 1.85)
     draw.code_use({"nf4": [1 / 16] * 16, "fp4": [0.1] * 10})
-
-
-def test_formats_by_their_bits_are_named_once_and_the_line_joins_its_own():
-    points = {"a": (4.1, 0.6), "b": (4.5, 0.4), "c": (4.25, 1.1), "d": (4.501, 0.401)}
-    ax = draw.by_bits(points, ["a", "b"], "bits", "error, %")
-    assert [[list(xy) for xy in line.get_xydata()] for line in ax.lines] == [
-        [[4.1, 0.6], [4.5, 0.4]], [[4.25, 1.1], [4.501, 0.401]],
-    ]  # fmt: skip
-    assert sorted(text.get_text() for text in ax.texts) == ["a", "b\nd", "c"] and ax.get_ylim()[0] == 0
-    said = describe(ax.figure)
-    assert "a: 4.10 and 0.60" in said and "d: 4.50 and 0.40" in said and said.endswith("Joined by a line: a; b.")
 
 
 def test_stairs_stand_beside_the_line_of_slope_1():
