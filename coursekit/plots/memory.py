@@ -3,7 +3,7 @@ r"""Pictures of what training keeps in memory."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import cycle, zip_longest
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -30,11 +30,11 @@ def memory_bars(
 ) -> Axes:
     r"""One horizontal stacked bar for each entry of `bills` (label -> category -> amount in `unit`).
 
-    capacity: (name, amount), drawn as a line: what a card holds; of several cards, name -> amount. peaks: label -> the
-    most that is there at any one moment, as a mark on the bar: categories need not be at their largest together. The
-    number at a bar is its peak then, and else the sum, with one decimal where the longest has two digits; beside cards
-    it stands at the right, where no line makes a bar that fits look too long. A bar that stands alone has a number in
-    each of its parts.
+    capacity: (name, amount), drawn as a line: what a card holds; of several cards, name -> amount, each named at its
+    line. peaks: label -> the most that is there at any one moment, as a mark on the bar: categories need not be at
+    their largest together. The number at a bar is its peak then, and else the sum, with one decimal where the longest
+    has two digits; beside cards it stands at the right, where no line makes a bar that fits look too long. A bar that
+    stands alone has a number in each of its parts.
     """
     ax = axes(figsize=(7.0, 1.2 + 0.45 * len(bills)))
     labels = list(bills)
@@ -57,24 +57,22 @@ def memory_bars(
             ax.text(1.01, y, text, va="center", fontsize=9, transform=ax.get_yaxis_transform())
         else:
             ax.text(total + 0.012 * left.max(), y, text, va="center", fontsize=9)
+    several = not isinstance(capacity, tuple)
     for (name, amount), style in zip(cards, cycle(("--", ":", "-.")), strict=False):
         ax.axvline(amount, color="black", linestyle=style, linewidth=1, label=name)
+        if several:  # each at the upper end of its line
+            ax.text(amount, 1.01, name, transform=ax.get_xaxis_transform(), ha="center", va="bottom", fontsize=9)
     if peaks is not None:
         ax.plot(list(peaks.values()), list(peaks), "|", color="black", markersize=9, markeredgewidth=2, label="peak")
     ax.invert_yaxis()
     ax.set_xlim(0, (1.03 if cards else 1.13) * max(left.max(), *(amount for _, amount in cards), 0))
     ax.set_xlabel(unit)
     # Above the bars and clear of them, whatever their length.
-    found = list(zip(*ax.get_legend_handles_labels(), strict=True))
-    columns = 6
-    if len(found) > columns:  # in two rows, which matplotlib fills column by column: the cards below the categories
-        lines = found[: len(cards)]
-        parts = found[len(cards) :]
-        columns = len(parts)
-        found = [entry for pair in zip_longest(parts, lines) for entry in pair if entry]
+    found = zip(*ax.get_legend_handles_labels(), strict=True)
+    parts = [entry for entry in found if not (several and entry[1] in dict(cards))]
     ax.legend(
-        *zip(*found, strict=True), loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns, fontsize=9,
-        handlelength=1.0, columnspacing=1.2,
+        *zip(*parts, strict=True), loc="lower left", bbox_to_anchor=(0, 1.07 if cards and several else 1.0), ncols=6,
+        fontsize=9, handlelength=1.0, columnspacing=1.2,
     )  # fmt: skip
     return ax
 

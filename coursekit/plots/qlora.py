@@ -34,7 +34,7 @@ def rounded_back(share: Float[Tensor, " weights"], times: int = 10) -> Axes:
     for text, at, side in (("rounded back", 0.46, "right"), ("to the next level", 0.54, "left")):
         ax.annotate(text, (at, 0.97), xycoords=("data", "axes fraction"), ha=side, va="top", fontsize=9)
     ax.set_xscale("log")
-    ax.set_xlim(10 ** edges[0], 10 ** edges[-1])
+    ax.set_xlim(1e-4, 10 ** edges[-1])  # hardly any weight moves less
     ax.set_ylim(0, 1.25 * ax.get_ylim()[1])  # room for the words at the border
     ax.xaxis.set_major_formatter("{x:g}")
     ax.yaxis.set_major_formatter(lambda part, _: f"{part:.0%}")
@@ -54,6 +54,10 @@ def comes_through(found: Mapping[str, Mapping[float, float]]) -> Axes:
     colours = (COLOURS[1], COLOURS[0], *COLOURS[2:])
     for (name, arrived), colour, mark in zip(found.items(), colours, "os^Dvx", strict=False):
         ax.plot(list(arrived), list(arrived.values()), f"{mark}-", color=colour, label=name)
+        (x, y), top = [*arrived.items()][1], max(arrived.values())
+        away = (0, -7) if y > top / 2 else (0, 7)  # on the side where there is room
+        ax.annotate(name, (x, y), xytext=away, textcoords="offset points", color=colour, fontsize=10,
+                    ha="center", va="top" if away[1] < 0 else "bottom")  # fmt: skip
     for height in (0, 1):
         ax.axhline(height, color="grey", linestyle="--", linewidth=1, zorder=0)
     ax.set_xscale("log")
@@ -61,6 +65,5 @@ def comes_through(found: Mapping[str, Mapping[float, float]]) -> Axes:
     ax.minorticks_off()
     ax.set_xticklabels(f"{size:g}×" for size in sizes)
     ax.set_xlabel("size of the update, as a multiple of 08's")
-    ax.set_ylabel("what arrives of it")
-    ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2)
+    ax.set_ylabel("share of it that arrives")
     return ax

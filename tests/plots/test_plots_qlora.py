@@ -31,4 +31,4 @@ def test_what_arrives_of_an_update_is_drawn_over_its_size():
     assert list(nearest.get_xdata()) == [1, 10, 50] and list(nearest.get_ydata()) == [0.0, 0.4, 0.9]
     assert list(chance.get_ydata()) == [1.0, 0.9, 0.95] and [line.get_ydata()[0] for line in ends] == [0, 1]
     assert ax.get_xscale() == "log" and [text.get_text() for text in ax.get_xticklabels()] == ["1×", "10×", "50×"]
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["nearest", "by chance"]
+    assert [text.get_text() for text in ax.texts] == ["nearest", "by chance"]
