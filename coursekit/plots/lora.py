@@ -77,16 +77,16 @@ def kept_by_rank(curves: Mapping[str, Sequence[float]], r: int) -> Axes:
     """
     ax = axes(figsize=(7.0, 3.2))
     for name, look in _UPDATES.items():
-        shares = curves[name]
+        shares, above = curves[name], name == "true labels"
         ax.plot(range(1, len(shares) + 1), shares, label=name, **look)
         ax.plot(r, shares[r - 1], "o", color=look["color"], markersize=4)
-        below = dict(xytext=(5, -3), va="top") if name != "true labels" else dict(xytext=(-5, 3), ha="right")
-        ax.annotate(f"{shares[r - 1]:.0%}", (r, shares[r - 1]), textcoords="offset points", fontsize=9, **below)
+        below = dict(xytext=(-5, 3), ha="right") if above else dict(xytext=(5, -4), va="top")
+        ax.annotate(f"{name}: {shares[r - 1]:.0%}", (r, shares[r - 1]), textcoords="offset points", fontsize=9,
+                    color=look["color"], **below)  # fmt: skip
     says(ax, f"at r = {r}: " + ", ".join(f"{name} {curves[name][r - 1]:.0%}" for name in _UPDATES))
     ax.set_xscale("log", base=2)
     ax.xaxis.set_major_formatter("{x:g}")
     ax.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
     ax.set_xlabel(f"rank r that is kept, of {len(shares)}")
     ax.set_ylabel("share of the squared norm kept")
-    ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=len(_UPDATES), fontsize=9)
     return ax

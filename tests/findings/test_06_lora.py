@@ -3,7 +3,6 @@ r"""What 06 says of the stored runs, and of its own."""
 import math
 import re
 
-import peft
 import pytest
 import torch
 from finding import once_beside, printed, said, tied
@@ -80,64 +79,32 @@ def test_what_was_trained_and_tested(lora, every):
 def test_the_margin_is_half_of_what_there_is_to_gain(lora):
     gain = lora.difference("full", "probe")
     assert round(100 * gain.value) == 2 * round(100 * MARGIN)
-    said(PAGE, f"Full fine-tuning is {100 * gain.value:.0f} points ahead; the course's margin for equal, "
-               f"{100 * MARGIN:.0f} points, is half of that")  # fmt: skip
+    said(PAGE, f"Full fine-tuning is {100 * gain.value:.0f} points ahead, twice the course's margin for equal.")
     card = (DATA / "evidence" / "lora.md").read_text(encoding="utf-8")
     (every,) = re.search(r"of the ([\d,]+) training sentences", card).groups()
     assert len(load_task("film", "two").data["train"]) == int(every.replace(",", ""))
     said(PAGE, f"on the mean of the frozen model's tokens, fitted on all {every} sentences")
 
 
-def test_full_fine_tuning_alone_trains_the_pooler():
-    pooler = "pooler.dense.weight", "pooler.dense.bias"
-    for method, trains in ((methods.FullFineTuning(), True), (methods.LoRA(), False)):
-        named = dict(method.attach(load_encoder("minilm", num_labels=2)[0]).named_parameters())
-        found = [p.requires_grad for name, p in named.items() if name.endswith(pooler)]
-        assert found == [trains] * 2
-    said(PAGE, "LoRA leaves the pooler frozen")
-
-
-def test_a_head_on_the_mean_gives_lora_little_more(lora):
-    pooling = results.read("pooling")
-    assert pooling.seeds("lora") == lora.seeds("qv-r8") and pooling.steps("lora-mean") == lora.steps("qv-r8") == 300
-    found = pooling.difference("lora-mean", "lora")
-    assert str(found) == EQUAL
-    said(PAGE, "equal by our margin. LoRA leaves the pooler frozen; the [tokens' mean](../data/evidence/pooling.md) in "
-               "its place is equal.")  # fmt: skip
-
-
-def test_all_linear_is_in_the_blocks_and_pefts_takes_the_pooler_too(lora):
+def test_all_linear_is_in_the_blocks(lora):
     ours = methods.LoRA(r=8, targets="all-linear").attach(load_encoder("minilm", num_labels=2)[0])
     assert methods.trainable(ours) == lora.parameters("all-r8") == 6 * 8 * (4 * (384 + 384) + 2 * (384 + 1536)) + 770
     trained = [name for name, p in ours.named_parameters() if p.requires_grad and "classifier" not in name]
     assert all(".layer." in name for name in trained)
-    config = peft.LoraConfig(r=8, target_modules="all-linear", task_type="SEQ_CLS")
-    theirs = peft.get_peft_model(load_encoder("minilm", num_labels=2)[0], config).targeted_module_names
-    outside = [path for path in theirs if ".layer." not in path]
-    assert outside == ["bert.pooler.dense"] and len(theirs) == 6 * 6 + 1
-    said(PAGE, "all linear means in the blocks (PEFT's takes the pooler too)")
+    said(PAGE, "all linear means in the blocks.")
 
 
 def test_between_lora_and_full_fine_tuning_there_is_no_clear_difference(lora):
     everywhere, found, longer, second = (-lora.difference(*pair) for pair in (*ASKED[:2], LONGER, SECOND))
     assert everywhere.verdict == "no clear difference" and everywhere.value > 0
     behind = everywhere.in_points()[1:].replace("+", "").replace(" (", " points behind full fine-tuning (")
+    said(PAGE, f"No clear difference: on all linear layers LoRA is {behind}.")
     said(PAGE, f"After 300 steps LoRA on all linear layers is {behind}, no clear difference")
-    large = "all-r8-batch64", "full-batch64"
-    assert {lora.steps(arm) for arm in large} == {300 * 16 // 64}  # for as many sentences
-    wide = -lora.difference(*large)
-    assert wide.verdict == "no clear difference" and wide.value > everywhere.value
-    more = wide.in_points()[1:].replace("+", "").replace(" (", " behind (")
-    said(PAGE, f"No clear difference: on all linear layers LoRA is {behind}. With both "
-               f"in [batches of 64](../data/evidence/README.md) it is {more}.")  # fmt: skip
     said(PAGE, "What we do not know: whether this holds for larger models and harder tasks")
-    short = found.in_points().replace("+", "")
-    said(PAGE, f"and may be {short.replace(' (', ' behind full fine-tuning (')}.")
-    said(PAGE, f"On query and value it may be a little behind ({short.replace(' (', '; ')}")
-    assert str(longer) == str(second) == EQUAL and {lora.steps(arm) for arm in (*LONGER, *SECOND)} == {600}
-    lower, higher = (f"{100 * found.value:.1f}" for found in (longer, second))
-    said(PAGE, f"After 600 steps it is {lower} or {higher} behind (two of full's rates tie), equal by our margin.")
-    said(PAGE, f"after 600 steps by {lower} or {higher}, and beats a linear probe")
+    assert found.low > 0 and str(longer) == str(second) == EQUAL
+    assert {lora.steps(arm) for arm in (*LONGER, *SECOND)} == {600}
+    said(PAGE, "It may be behind full fine-tuning after 300 steps; after 600 it is equal, at either of full's two tied "
+               "rates.")  # fmt: skip
     assert (lora.rate(SECOND[1]), lora.rate(LONGER[1])) == (1e-4, 3e-5)  # how near the two are: the next test
     assert round(1e3 * lora.parameters("qv-r8") / lora.parameters("full")) == 3
     said(PAGE, "LoRA on query and value trains 0.3 % of the parameters")
@@ -155,17 +122,12 @@ def test_the_rate_of_full_fine_tuning_at_600_steps_was_a_close_choice(lora, ever
 def test_it_is_ahead_of_a_linear_probe(lora):
     found = lora.difference(*PROBE[0])
     gain = str(found).removeprefix("better ")
-    said(PAGE, f"On query and value LoRA beats a linear probe {gain}, and may be")
-    said(PAGE, f"and beats a linear probe {gain}.")
+    said(PAGE, f"On query and value LoRA beats a linear probe {gain}.")
 
 
 def test_ranks_and_places_are_equal_for_practical_purposes(lora):
     assert {str(lora.difference(*pair)) for pair in (*RANKS, FEWER, *PLACES)} == {EQUAL}
-    lowest = -lora.difference("qv-r1", "full")
-    behind = lowest.in_points()[1:].replace("+", "").replace(" (", " points behind full fine-tuning (")
-    said(PAGE, f"Ranks 64 and 1 equal rank 8, though rank 1 may be {behind}.")
-    row = card_row("qv-r1")  # among the card's comparisons it is not clear
-    assert (-lowest).in_points() in row and "| no clear difference |" in row
+    said(PAGE, "Place, and rank from 8 up, matter little here. Rank 64 equals rank 8.")
     assert all(lora.parameters(arm) == pytest.approx(330_000, rel=0.03) for pair in PLACES for arm in pair)
     assert lora.parameters("qv-r8") < lora.parameters("all-r8") / 4
     said(PAGE, "Attention or the MLP at equal size, and query and value at under a quarter, equal all linear")
@@ -173,17 +135,9 @@ def test_ranks_and_places_are_equal_for_practical_purposes(lora):
 
 def test_relatives_of_lora_bring_no_gain(lora):
     assert {str(lora.difference(*pair)) for pair in RELATIVES} == {EQUAL}
-    lower = -100 * lora.difference(*RELATIVES[1]).value
-    said(PAGE, f"[VeRA](https://arxiv.org/abs/2310.11454) ({lower:.1f} points lower) and "
-               "[OFT](https://arxiv.org/abs/2306.07280) equal LoRA.")  # fmt: skip
-    assert all(lora.difference(*pair).value < -0.01 for pair in STARTS)  # adjusted verdicts: the tables' test
-    (rate,) = {lora.rate(arm) for arm, _ in STARTS}
-    assert rate < lora.rate("all-r8")
-    for arm, _ in STARTS:  # at LoRA's rate some seeds of theirs fail
-        assert min(run.validation for run in lora.whole(arm)[lora.rate("all-r8")]) < lora.validation("probe") - 0.1
-    assert {str(lora.at("all-r8", rate).difference(*pair)) for pair in STARTS} == {EQUAL}
-    said(PAGE, "[EVA](https://arxiv.org/abs/2410.07170)) LoRA is lower, not clearly: they need a lower rate; there "
-               "plain LoRA equals them.")  # fmt: skip
+    said(PAGE, "LoRA's relatives bring no gain here. DoRA, VeRA and OFT equal LoRA; with the starts of PiSSA, OLoRA "
+               "and EVA there is no clear difference.")  # fmt: skip
+    assert all(lora.difference(*pair).value < 0 for pair in STARTS)  # adjusted verdicts: the tables' test
 
 
 def test_its_best_learning_rate_is_ten_times_that_of_full_fine_tuning_or_more(lora, every):
@@ -191,10 +145,11 @@ def test_its_best_learning_rate_is_ten_times_that_of_full_fine_tuning_or_more(lo
     pairs = *((arm, "full") for arm in (*ranks, "all-r8", "attention-r18", "mlp-r14")), LONGER
     assert not any(once_beside(every, arm) for arm in ("full", *ranks))  # the rates beside the best have all seeds
     assert min(lora.rate(one) / lora.rate(full) for one, full in pairs) == pytest.approx(10)
-    assert lora.rate("all-r8-batch64") / lora.rate("full-batch64") == pytest.approx(3, rel=0.12)
-    said(PAGE, "LoRA's best is at least ten times full fine-tuning's (batches of 64: three).")
+    card = (DATA / "evidence" / "lora.md").read_text(encoding="utf-8")
+    (batch,) = re.search(r"batches of (\d+); 300 steps", card).groups()
+    said(PAGE, f"In batches of {batch} LoRA's best is at least ten times full fine-tuning's.")
     assert lora.rate("all-r8") / lora.rate("full") == pytest.approx(10)
-    said(PAGE, "$r=8$, $\\alpha=2r$ (not varied here), and about ten times the learning rate of full "
+    said(PAGE, "$r=8$, $\\alpha=2r$ and, as Schulman et al. find too, about ten times the learning rate of full "
                "fine-tuning")  # fmt: skip
 
 
@@ -202,14 +157,13 @@ def test_what_a_step_costs_is_what_was_measured():
     full, lora, everywhere = (costs.read()[arm] for arm in ("full", "lora", "lora-all-linear"))
     peaks = [f"{row.peak / 1e6:.0f}" for row in (full, lora)]
     said(PAGE, f"At the peak {peaks[0]} MB become {peaks[1]}, a factor of {full.peak / lora.peak:.1f}")
-    said(PAGE, f"a step of MiniLM peaked at {peaks[1]} MB (query and value) or {everywhere.peak / 1e6:.0f} (all linear "
-               f"layers) in place of {peaks[0]}, and took {lora.step_ratio:.2f} or {everywhere.step_ratio:.2f} of the "
-               "time")  # fmt: skip
+    said(PAGE, f"on query and value a step of MiniLM peaked at {peaks[1]} MB in place of {peaks[0]}.")
     n, N = lora.trained + lora.head, full.trained + full.head + lora.trained
     states = lora.weights + lora.gradients + lora.optimizer
     assert f"{(4 * N + 12 * n) / 1e6:.0f}" == f"{states / 1e6:.0f}"
-    said(PAGE, f"{everywhere.activations / 1e6:.0f} MB of {full.activations / 1e6:.0f}, since $A$'s gradient")
-    said(PAGE, f"On query and value a step is {1 / lora.step_ratio:.1f} times as fast as in full fine-tuning")
+    assert min(lora.activations, everywhere.activations) > 0.7 * full.activations
+    said(PAGE, "Most activations stay, since $A$'s gradient needs each layer's input.")
+    said(PAGE, f"On query and value a step is {1 / lora.step_ratio:.1f} times as fast: only")
     printed(PAGE, rf"\nfull fine-tuning .* 1\n(?:.*\n)+.*Full fine-tuning, timed again: {full.step_ratio:.2f}\.")
     assert round(134_515_008 / full.trained) == 6
     said(PAGE, "Now MiniLM, six times smaller")
@@ -237,9 +191,6 @@ def test_the_first_table_is_told_as_it_is():
     )
     said(PAGE, f"the base model gets {bare} right, no more than the constant answer")
     said(PAGE, f"Five numbers bring it to {calibrated}, and LoRA, 20 steps of 8 labelled sentences, to {tuned}")
-    stored = results.read("decoder").difference("lora", "untrained, fitted threshold")
-    said(PAGE, f"In [stored runs](../data/evidence/decoder.md) on two classes LoRA is {stored} than the base model "
-               "with a threshold fitted with labels")  # fmt: skip
     assert float(bare) < float(printed(PAGE, r"Constant answer: (0\.\d+)")[0])
 
 
@@ -251,8 +202,7 @@ def test_a_gets_its_first_gradient_in_the_second_step():
     said(PAGE, "in five steps, and each loss is section 1's")
     model, words = load_decoder("smollm2")
     tokens = model.config.vocab_size
-    said(PAGE, f"(The loss counts all {tokens:,} tokens: guessing evenly costs {math.log(tokens):.1f}, among the five "
-               f"grades {math.log(5):.1f}.)")  # fmt: skip
+    said(PAGE, f"The loss counts all {tokens:,} tokens; guessing evenly costs {math.log(tokens):.1f}.")
     assert {len(words(f" {label}").input_ids) for label in load_task("film", "five").labels} == {1}
 
 
@@ -274,24 +224,19 @@ def test_what_bfloat16_lets_vanish():
 
 
 def test_what_merging_costs_is_what_was_measured():
-    (away, n_away), (rounded, n_rounded), (single, n_single), (half, n_half) = (
+    (away, n_away), (single, n_single), (half, n_half) = (
         printed(PAGE, rf"{case} +(\S+) +(\d+)\n")
-        for case in (
-            "adapter taken away", "base rounded to bfloat16", "merged, float32 base", "merged, bfloat16 base"
-        )
-    )  # fmt: skip
-    assert n_single == n_rounded == n_half == "0" and int(n_away) > 25
+        for case in ("adapter taken away", "merged, float32 base", "merged, bfloat16 base")
+    )
+    assert n_single == n_half == "0" and int(n_away) > 25
     said(PAGE, "On neither base does merging change a grade of these 40")
-    assert round(float(half) / float(rounded)) == 12
-    said(PAGE, f"On the bfloat16 base it moves the logits by {half}: twelve times as far as rounding that base does "
-               f"({rounded}), a thirtieth as far as the adapter does ({away})")  # fmt: skip
-    assert float(rounded) < float(half) and float(single) < 1e-5
-    assert round(float(away) / float(half), -1) == 30
-    said(PAGE, "our logits moved a thirtieth as far as the adapter moves them")
+    said(PAGE, f"On the bfloat16 base it moves the logits by {half}, a thirtieth as far as the adapter does ({away})")
+    assert float(single) < 1e-5 and round(float(away) / float(half), -1) == 30
     (stay,) = printed(PAGE, r"(\d+)% of the entries stay as they were")
     said(PAGE, f"In this run {stay} % of the entries stay as they were, the smallest beside their weights: merging "
                "drops this part of the update and rounds the rest")  # fmt: skip
-    said(PAGE, f"On a bfloat16 base {stay} % of the update's entries vanished in the sum")
+    said(PAGE, f"on a bfloat16 base {stay} % of the update's entries vanished in the sum, and no grade changed in our "
+               "run")  # fmt: skip
 
 
 def test_the_cut_updates_are_told_as_they_are():
@@ -299,19 +244,16 @@ def test_the_cut_updates_are_told_as_they_are():
     said(PAGE, f"rank 2 gives {table[2][0]}, the whole update {table[384][0]}")
     assert float(table[0][0]) < float(table[1][0]) < float(table[384][0]) <= min(float(table[r][0]) for r in (2, 8))
     said(PAGE, "with two directions of 384 in each matrix we see no loss on 200 sentences")
-    said(PAGE, "stays tuned (embeddings, norms, biases, head, and the pooler, a layer between the first token and the "
-               f"head), which gives {table[0][0]}")  # fmt: skip
+    said(PAGE, f"At $r=0$, with the blocks' matrices as before training, it is {table[0][0]}")
     true, shuffled, noise = printed(
         PAGE, r"Rank 8 keeps (\d+)% \(true labels\), (\d+)% \(shuffled labels\), (\d+)% \(random matrices\)"
     )
     assert true == table[8][1]
-    said(PAGE, f"Rank 8 keeps only {true} %")
-    said(PAGE, f"yet rank 8 still keeps {shuffled} % of the update, of a random matrix about {noise} %")
+    said(PAGE, f"Rank 8 keeps {true} % of the update")
+    said(PAGE, f"yet it still keeps {shuffled} %, of a random matrix about {noise} %")
     squares = torch.linalg.svdvals(torch.randn(384, 384, generator=torch.Generator().manual_seed(0))) ** 2
     assert f"{100 * squares[:8].sum() / squares.sum():.0f}" == noise
     said(PAGE, "the cut one does")
-    said(PAGE, "Cut to rank 8, the rest still tuned, a full update of 40 steps kept its accuracy "
-               f"({table[8][0]} beside {table[384][0]} in our run)")  # fmt: skip
 
 
 def test_pefts_file_holds_four_bytes_a_number():

@@ -38,7 +38,11 @@ def test_what_a_rank_keeps_is_marked_and_said():
     assert curves["random matrices"] == [[1, 0.2], [2, 0.4], [3, 1.0]] and len(curves) == 3
     marked = [line.get_xydata().tolist() for line in ax.lines if len(line.get_xdata()) == 1]
     assert marked == [[[2, 0.9]], [[2, 0.8]], [[2, 0.4]]] and ax.get_xscale() == "log"
-    assert [text.get_text() for text in ax.texts] == ["90%", "80%", "40%"]
+    assert [text.get_text() for text in ax.texts] == [
+        "true labels: 90%",
+        "shuffled labels: 80%",
+        "random matrices: 40%",
+    ]
     said = describe(ax.figure)
     assert "at r = 2: true labels 90%, shuffled labels 80%, random matrices 40%" in said and "of 3, log scale" in said
 
@@ -54,12 +58,21 @@ def test_the_chosen_learning_rate_has_a_ring_and_one_seed_a_hollow_point():
     words = [t.get_text() for t in ax.get_legend().get_texts()]
     assert words == ["full", "LoRA", "chosen", "one seed, too far behind to be run again"]
     assert len(by_learning_rate(curves).get_legend().get_texts()) == 3
-    ax = by_learning_rate(curves, seeds={"LoRA": (1e-2, [0.5, 0.9])})
-    (crosses,) = (line for line in ax.lines if line.get_marker() == "x")
-    assert crosses.get_xydata().tolist() == [[1e-2, 0.5], [1e-2, 0.9]]
-    assert same_color(crosses.get_color(), ax.lines[2].get_color()), "of their curve"
-    assert ax.get_legend().get_texts()[-1].get_text() == "single seeds"
-    assert "; LoRA at 0.01, single seeds: 0.5, 0.9. x: learning rate" in describe(ax.figure)
+    ax = by_learning_rate(curves, seeds={"LoRA": {1e-2: [0.5, 0.9]}})
+    (dots,) = (line for line in ax.lines if line.get_markersize() == 3)
+    assert dots.get_xydata().tolist() == [[1e-2, 0.5], [1e-2, 0.9]]
+    assert same_color(dots.get_color(), ax.lines[2].get_color()), "of their curve"
+    assert ax.get_legend().get_texts()[-1].get_text() == "a seed"
+    assert "; seeds of LoRA at 0.01: 0.5, 0.9. x: learning rate" in describe(ax.figure)
+
+
+def test_curves_and_lines_can_be_named_where_they_are():
+    curves = {"full": {1e-4: 0.8, 1e-5: 0.6}, "LoRA": {1e-3: 0.7, 1e-2: 0.9}}
+    ax = by_learning_rate(curves, lines={"linear probe": 0.75}, named={"full": (0, 11), "LoRA": (-8, 4)})
+    assert ax.get_legend() is None
+    names = {text.get_text(): text for text in ax.texts}
+    assert names["full"].xy == (1e-4, 0.8) and names["LoRA"].xy == (1e-2, 0.9) and names["LoRA"].get_ha() == "right"
+    assert names["linear probe"].xy == (0, 0.75) and same_color(names["full"].get_color(), ax.lines[0].get_color())
 
 
 def test_curves_have_the_colours_they_are_given_and_those_of_one_colour_differ_in_their_dashes():
