@@ -122,7 +122,7 @@ def adapter_places() -> Sequence[Axes]:
     Frozen parts are grey, trained ones coloured. The lines on the left are the sublayers' residuals; the straight
     line in the middle carries what the sublayer (in Lin's: the block) gave, to which A's output is added.
     """
-    panels = plt.subplots(1, len(_FLOWS), figsize=(9.2, 6.2))[1]
+    panels = plt.subplots(1, len(_FLOWS), figsize=(7.8, 5.4))[1]
     for ax, (name, flow) in zip(panels, _FLOWS.items(), strict=True):
         _block(ax)
         {"Houlsby": _houlsby, "Pfeiffer": _pfeiffer, "parallel": _parallel, "Lin": _lin}[name](ax)
@@ -132,7 +132,7 @@ def adapter_places() -> Sequence[Axes]:
     return panels
 
 
-def _box(ax: Axes, x: float, y: float, text: str, trained: bool = False, width: float = 1.3) -> None:
+def _box(ax: Axes, x: float, y: float, text: str, trained: bool = False, width: float = 1.55) -> None:
     r"""From y to y + 0.5, around x."""
     ax.add_patch(plt.Rectangle((x - width / 2, y), width, 0.5, color=TRAINED if trained else FROZEN))
     ax.text(x, y + 0.25, text, ha="center", va="center", fontsize=8.5)
@@ -174,7 +174,7 @@ def _block(ax: Axes) -> None:
 def _houlsby(ax: Axes) -> None:
     for start, bottom, end in ((1.5, 1.9, 2.75), (5.9, 6.9, 7.9)):
         _path(ax, (0, start), (1.1, start), (1.1, bottom))
-        _box(ax, 1.1, bottom, "A", True, 0.8)
+        _box(ax, 1.1, bottom, "A", True, 0.7)
         _path(ax, (1.1, bottom + 0.5), (1.1, end), (0.14, end))
         _plus(ax, 0, end)
 
@@ -184,16 +184,16 @@ def _pfeiffer(ax: Axes) -> None:
     _path(ax, (0, 5.9), (0.96, 5.9))
     _plus(ax, 1.1, 5.9)
     _path(ax, (1.1, 6.05), (1.1, 6.3))
-    _box(ax, 1.1, 6.3, "LN", width=0.8)
+    _box(ax, 1.1, 6.3, "LN", width=0.7)
     _path(ax, (1.1, 6.8), (1.1, 7.05))
-    _box(ax, 1.1, 7.05, "A", True, 0.8)
+    _box(ax, 1.1, 7.05, "A", True, 0.7)
     _path(ax, (1.1, 7.55), (1.1, 7.9), (0.14, 7.9))
     _plus(ax, 0, 7.9)
 
 
 def _parallel(ax: Axes) -> None:
     _path(ax, (0, 4.7), (1.25, 4.7), (1.25, 5.1))
-    _box(ax, 1.25, 5.1, "A", True, 0.8)
+    _box(ax, 1.25, 5.1, "A", True, 0.7)
     _path(ax, (1.25, 5.6), (1.25, 7.9), (0.14, 7.9))
     ax.text(1.3, 6.6, "× s", ha="left", va="center", fontsize=9)
     _plus(ax, 0, 7.9)
@@ -201,8 +201,8 @@ def _parallel(ax: Axes) -> None:
 
 def _lin(ax: Axes) -> None:
     _path(ax, (0, 9.9), (1.1, 9.9), (1.1, 10.2))
-    _box(ax, 1.1, 10.2, "new LN", True, 1.1)
+    _box(ax, 1.1, 10.2, "new LN", True, 1.2)
     _path(ax, (1.1, 10.7), (1.1, 11.0))
-    _box(ax, 1.1, 11.0, "A", True, 0.8)
+    _box(ax, 1.1, 11.0, "A", True, 0.7)
     _path(ax, (1.1, 11.5), (1.1, 12.0), (0.14, 12.0))
     _plus(ax, 0, 12.0)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 
 from coursekit.plots.common import COLOURS, axes
 
@@ -27,12 +28,14 @@ def accuracies(
     colours: Mapping[str, str] | None = None,
     seeds: Mapping[str, Sequence[float]] | None = None,
     label: str = "test accuracy",
+    direct: bool = False,
 ) -> Axes:
     r"""One dot an arm, with its 95 % interval, in the order given.
 
     found: label -> `experiments.intervals.Interval`. lines: name -> accuracy, of `LINES` or others; what stands behind
     a comma, such as the steps, changes no colour. colours: label -> colour, such as its family's. seeds: label ->
-    accuracies of the single seeds, as small dots.
+    accuracies of the single seeds, as small dots. direct: each line's name stands at its upper end, in place of a
+    legend.
     """
     ax = axes(figsize=(7.0, 1.3 + 0.3 * len(found)))
     for row, (name, one) in enumerate(found.items()):
@@ -49,7 +52,24 @@ def accuracies(
     ax.set_yticks(range(len(found)), list(found))
     ax.set_ylim(len(found) - 0.5, -0.5)
     ax.set_xlabel(f"{label}, with its 95 % interval")
-    if lines:
+    if lines and direct:
+        _name_lines(ax, lines)
+    elif lines:
         ncols = len(lines) if len(lines) < 4 else 2
         ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=ncols, fontsize=8)
     return ax
+
+
+def _name_lines(ax: Axes, lines: Mapping[str, float]) -> None:
+    r"""The name of each line at its upper end, a row higher where it would touch the one on its left."""
+    low, high = ax.get_xlim()
+    ends: list[float] = []  # of what is written in each row, as a share of the axes
+    for name, value in sorted(lines.items(), key=lambda line: line[1]):
+        at, half = (value - low) / (high - low), 0.0075 * len(name)
+        row = next((row for row, end in enumerate(ends) if end < at - half), len(ends))
+        ends[row : row + 1] = [at + half + 0.02]
+        colour = to_rgb(LINES.get(name.partition(",")[0], {}).get("color", "grey"))
+        ax.annotate(
+            name + "\n" * row, (value, 1), xycoords=ax.get_xaxis_transform(), xytext=(0, 3), fontsize=9,
+            textcoords="offset points", ha="center", va="bottom", color=[0.75 * part for part in colour],
+        )  # fmt: skip

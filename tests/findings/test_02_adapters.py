@@ -9,10 +9,7 @@ from finding import ROOT, once_beside, printed, said, tenths, tied
 
 from coursekit.experiments import results
 from coursekit.experiments.intervals import Difference
-from coursekit.experiments.verdict import MARGIN
 from coursekit.methods import LinAdapter, ParallelAdapter, PfeifferAdapter
-from coursekit.methods.adapters.bottleneck import INITS
-from coursekit.tasks import load_task
 
 PAGE = "02_adapters"
 
@@ -28,37 +25,27 @@ def test_the_best_adapter_beside_full_fine_tuning_and_the_fair_baseline(film):
     assert short.verdict == "no clear difference"
     taken, other = tied(film, "full", 600)
     higher = film.at("full", other)
-    longer, gain = (film.difference("full, 600 steps", arm) for arm in ("pfeiffer, 600 steps", "probe"))
-    own = film.difference("pfeiffer, 600 steps", "probe")
-    also, more = (higher.difference("full, 600 steps", arm) for arm in ("pfeiffer, 600 steps", "probe"))
+    longer, also = (runs.difference("full, 600 steps", "pfeiffer, 600 steps") for runs in (film, higher))
     assert (taken, other) == (film.rate("full, 600 steps"), higher.rate("full, 600 steps")) == (3e-5, 1e-4)
     assert {run.cell.rate for run in film.runs if (run.cell.arm, run.cell.steps) == ("pfeiffer", 600)} == {
         film.rate("pfeiffer")}  # fmt: skip
-    said(PAGE, "a learning rate tuned for each row (Pfeiffer's at 600 steps is that of 300)")
-    assert longer.low < 0 < also.low
-    around, ends = (found.in_points().partition(" (")[2][:-1].replace("+", "") for found in (longer, also))
+    said(PAGE, "300 steps on film sentences unless said, three seeds, a learning rate tuned for each method. For full "
+               "fine-tuning at 600 steps two rates tie; the table has both.")  # fmt: skip
     assert longer.verdict == also.verdict == "equal for practical purposes"
-    lost, still = (f"{100 * found.value:.1f}" for found in (longer, also))
+    lost, around = longer.in_points().replace("+", "")[:-1].split(" (")
     share = f"{100 * film.parameters('pfeiffer') / film.parameters('full'):.1f} %"
-    said(PAGE, f"With {share} of the parameters, Pfeiffer's adapter equals full fine-tuning for practical "
-               f"purposes (within {100 * MARGIN:g} points) after 600 steps. It is {lost} points behind "
-               f"({around}), or {still} ({ends}) at full fine-tuning's other rate, tied on validation. Over the linear "
-               "probe it gains "
-               f"{tenths(own).removeprefix('better by ')}, full fine-tuning {100 * gain.value:.1f} or "
-               f"{100 * more.value:.1f}.")  # fmt: skip
-    said(PAGE, f"After 300 steps there is no clear difference {short.in_points().partition(' ')[2]}.")
+    said(PAGE, f"After 600 steps Pfeiffer's adapter, {share} of the parameters, equals full fine-tuning for practical "
+               f"purposes: {lost} points behind ({around}).")  # fmt: skip
+    said(PAGE, "Fewer steps leave it open. After 300 there is no clear difference.")
     said(PAGE, f"On MiniLM and film sentences Pfeiffer's adapter, {share} of the parameters, equals full fine-tuning "
-               f"for practical purposes after 600 steps, {lost} or {still} points behind.")  # fmt: skip
+               "for practical purposes after 600 steps.")  # fmt: skip
     for task in (results.read("product"), results.read("source")):
         assert task.difference("pfeiffer", "full").verdict == longer.verdict
     said(PAGE, "On two more tasks the two are equal (notebook 10).")
     said("10_which_method", "On two more tasks LoRA, (IA)³, Pfeiffer adapters and Compacter are equal to it")
-    # From its abstract; the model is its section 3.2's.
-    said(PAGE, "Not measured: larger models. On GLUE Houlsby et al. bring BERT-large within 0.4 % of full fine-tuning "
-               "with 3.6 % of the parameters.")  # fmt: skip
+    said(PAGE, "Not measured: larger models.")
     said(PAGE, f"trains {share} of the parameters")
-    said(PAGE, "logistic regression on the mean of the frozen model's tokens (on the pooler's output it gets "
-               f"{film.accuracy('probe-cls').value:.3f})")  # fmt: skip
+    said(PAGE, "logistic regression on the mean of the frozen model's tokens")
 
 
 def test_width_1_beside_its_rivals(film):
@@ -66,38 +53,17 @@ def test_width_1_beside_its_rivals(film):
     share = f"{100 * (film.parameters('pfeiffer r=1') - head) / (whole - head):.2f} % of the parameters"
     probe = film.difference("pfeiffer r=1", "probe")
     assert probe.verdict == "better"
-    both = results.read("adapters", "selective")
-    assert both.difference("bitfit", "pfeiffer r=1").verdict == "equal for practical purposes"
-    assert not once_beside(both, "bitfit") and both.steps("bitfit") == both.steps("pfeiffer r=1") == 300
-    pairs = compared(film)
-    behind = pairs[str(("pfeiffer r=1", "full"))]
-    assert behind.verdict == "worse"
-    loss = tenths(behind).removeprefix("worse by ").replace(" points", "")
     said(PAGE, f"Width 1 is better than a linear probe by {tenths(probe).removeprefix('better by ')}, with {share} "
-               f"beside the head, worse than full fine-tuning by {loss}, and equal to biases alone (notebook 05) for "
-               "practical purposes.")  # fmt: skip
+               "beside the head.")  # fmt: skip
 
 
 def test_the_residual(film):
     found = film.difference("houlsby r=16 without", "narrow")
     loss = tenths(found).removeprefix("worse by ")
-    said(PAGE, f"Without its residual, Houlsby's adapter loses {loss}. $A(h)$ starts near 0; larger was not tried.")
-
-
-def test_the_start(film):
-    found = film.difference("houlsby r=64", "wide")  # from 0.001 and from 0.02
-    assert (film.steps("houlsby r=64"), film.steps("wide")) == (300, 300)
-    interval = found.in_points().partition("(")[2][:-1]
-    said(
-        PAGE,
-        f"For Houlsby's adapter in MiniLM ($r=64$), 0.001 and 0.02, each at its best learning rate, show "
-        f"{found.verdict} ([stored runs](../data/evidence/adapters.md): {interval} points for 0.001)",
-    )
-    assert {*INITS} == {"bert", "houlsby", "zero"}  # none is PyTorch's
-    # Section 3.6: "robust for standard deviations below 10^-2 … when the initialization is too large, … degrades".
-    # PyTorch draws evenly between ±1/sqrt(r), with r = 16.
-    said(PAGE, "Houlsby et al. find training robust for deviations below 0.01, worse for large ones; "
-               f"PyTorch's $W_{{up}}$ has {1 / math.sqrt(3 * 16):.2f}.")  # fmt: skip
+    assert found.verdict == "worse"
+    assert film.steps("narrow") == film.steps("houlsby r=16 without") == 300
+    said(PAGE, f"From such a small start training does not repair it. After 300 steps on MiniLM, Houlsby's adapter "
+               f"without its residual is worse by {loss[:-1]};")  # fmt: skip
 
 
 def test_the_place(film):
@@ -112,17 +78,16 @@ def test_the_place(film):
     starts = [kind().init for kind in (PfeifferAdapter, LinAdapter, ParallelAdapter)]
     assert starts == ["bert", "bert", "zero"] and ParallelAdapter().scaling == 4
     said(PAGE, "with $s=4$")
-    assert "Adapters start from a deviation of 0.02, the parallel one from W_up = 0." in outputs("text/markdown")
 
 
 def test_adapter_drop(film):
     lost = tenths(film.difference("drop 4", "pfeiffer")).removeprefix("worse by ")
-    left, mean, pooler = (f"{film.accuracy(arm).value:.3f}" for arm in ("drop 4", "probe", "probe-cls"))
     assert film.difference("drop 4", "probe").verdict == "equal for practical purposes"
-    assert film.difference("drop 4", "probe-cls").verdict == "better"
-    said(PAGE, f"Dropping four of six adapters costs {lost}: {left} is left; probes have {mean} (mean) and "
-               f"{pooler} (pooler).")  # fmt: skip
+    said(PAGE, f"Dropping four of six adapters costs {lost}: what is left equals the linear probe for practical "
+               "purposes.")  # fmt: skip
     said(PAGE, f"dropping four of six costs {lost.partition(' (')[0]}.")
+    assert "No place stands out; with four of six adapters dropped, little more than the probe" in outputs(
+        "text/markdown")  # fmt: skip
 
 
 def test_on_smollm2_beside_the_fitted_threshold():
@@ -137,26 +102,16 @@ def compared(film: results.Results) -> dict[str, Difference]:
     r"""The comparisons of the page's table, adjusted together."""
     best, thin = "pfeiffer", "pfeiffer r=1"
     longer = f"{best}, 600 steps", "full, 600 steps"
-    asked = [
-        longer,
-        (best, "full"),
-        (thin, "full"),
-        (thin, "probe"),
-        ("lin", best),
-        ("parallel", best),
-        ("houlsby r=8", best),
-        ("drop 4", best),
-        ("houlsby r=16 without", "narrow"),
-    ]
-    return film.paired({"tied": film.at("full", 1e-4).difference(*longer)} | {str(pair): pair for pair in asked})
+    asked = [longer, (best, "full"), (thin, "probe"), *((arm, best) for arm in ("lin", "parallel", "houlsby r=8"))]
+    asked.append(("drop 4", best))
+    return film.paired({str(pair): pair for pair in asked} | {"tied": film.at("full", 1e-4).difference(*longer)})
 
 
 def test_every_verdict_of_the_text_is_one_of_the_table(film):
     r"""The table adjusts for its comparisons; the text gives the same verdicts."""
     shown = dict(re.findall(r"\| (.+? − .+?) \| .+? \| (.+?) \|", outputs("text/markdown")))
     assert [name for name, verdict in shown.items() if verdict in ("better", "worse")] == [
-        "Pfeiffer, r = 1 − full fine-tuning", "Pfeiffer, r = 1 − linear probe",
-        "Pfeiffer, r = 16, 4 of 6 dropped − Pfeiffer, r = 16", "Houlsby, r = 16, no residual − Houlsby, r = 16",
+        "Pfeiffer, r = 1 − linear probe", "Pfeiffer, r = 16, 4 of 6 dropped − Pfeiffer, r = 16",
     ]  # fmt: skip
     assert [one.verdict for one in compared(film).values()] == [*shown.values()]
 
@@ -166,11 +121,9 @@ def test_the_setting(film):
     assert (film.parameters("head"), film.parameters("pfeiffer")) == (2 * 384 + 2, six + 2 * 384 + 2)  # no pooler
     said(PAGE, "a layer that its checkpoint never trained; only full fine-tuning trains it")
     card = (ROOT / "data" / "evidence" / "adapters.md").read_text(encoding="utf-8")
-    assert "300 steps are 0.64 of the 7,530 training sentences" in card
     assert "A preliminary arm lacks a part of its search, its seeds or its longer runs." in card
     assert all(len(film.scores(arm)) == 3 for arm in ("pfeiffer", "full", "drop 4", "narrow"))
-    said(PAGE, "Stored runs of MiniLM ([card](../data/evidence/adapters.md)): 300 steps on film sentences, less than "
-               "an epoch, with three seeds")  # fmt: skip
+    said(PAGE, "Stored runs of MiniLM ([card](../data/evidence/adapters.md))")
 
 
 def test_every_row_is_settled(film):
@@ -183,16 +136,8 @@ def test_the_longer_pass_of_gpt2():
     r"""Hu et al. 2021, table 1, ms bare, with Lin's and with Houlsby's adapters of 11M."""
     least, most = (f"{100 * (ms / 19.8 - 1):.0f}" for ms in (23.9, 25.8))
     low, high = (f"{100 * (ms / 338.0 - 1):.0f}" for ms in (354.8, 366.3))
-    said(PAGE, f"GPT-2 medium with 11 million adapter parameters takes {least} to {most} % longer for one text of "
-               f"128 tokens, {low} to {high} % for 16 of 256 (two designs; Hu et al. 2021)")  # fmt: skip
-
-
-def test_what_adapterdrop_saves_where_tasks_share_a_text():
-    r"""Rücklé et al. 2021: without adapters in the first five layers, of BERT's twelve, inference for 8 tasks is 39 %
-    faster.
-    """
-    said(PAGE, "At inference, tasks that read one text share the dropped blocks: for 8 tasks and five of twelve blocks "
-               "the paper reports 39 % more speed")  # fmt: skip
+    said(PAGE, f"in GPT-2 medium by {least} to {most} % for one text of 128 tokens, by {low} to {high} % for 16 of "
+               "256 (Hu et al. 2021)")  # fmt: skip
 
 
 # The notebook's own run ------------------------------------------------------------------------------------
@@ -213,13 +158,13 @@ def test_the_first_run_is_told_as_it_is():
     said(PAGE, f"accuracy rises from {bare} to {tuned}")
     gained = [round(80 * (float(share) - float(bare))) for share in (moved, tuned)]
     assert gained == [4, 9]
-    said(PAGE, f"it gets {moved} right: four sentences more; the adapters gain nine.")
+    said(PAGE, f"with a threshold fitted on 80 training sentences it gets {moved} right.")
     assert 2 * 0.5 ** (gained[1] - gained[0]) > 0.05  # a sign test, had the adapters lost none of the others
-    said(PAGE, "80 short sentences cannot tell the two apart.")
+    said(PAGE, "80 test sentences cannot tell the two apart.")
     shares = printed(PAGE, r"calls (0\.\d+) of the test sentences \*positive\*, people (0\.\d+)\.")
     model, people = (round(100 * float(share)) for share in shares)
     assert model < people
-    said(PAGE, "The untrained model says positive too rarely")
+    said(PAGE, "SmolLM2 says positive too rarely")
     first, last = printed(PAGE, r"loss ([\d.]+), after 10 steps ([\d.]+); hooks removed, the answers of before: True")
     said(PAGE, f"In this run the loss of a batch falls from {first} to {last} nats in ten steps")
     said(PAGE, f"a blind choice between the two words costs {math.log(2):.2f}")
@@ -228,12 +173,11 @@ def test_the_first_run_is_told_as_it_is():
 
 
 def test_untrained_adapters_are_told_as_they_are():
-    names = ("none", "small start", "large start", "its biases", r"A\(h\) alone")
-    none, small, large, biases, alone = printed(PAGE, ", ".join(rf"'{name}': ([\d.]+)" for name in names))
+    names = ("none", "small start", "large start", r"A\(h\) alone")
+    none, small, large, alone = printed(PAGE, ", ".join(rf"'{name}': ([\d.]+)" for name in names))
     assert abs(float(none) - float(small)) < 0.11
     said(PAGE, f"A small start leaves the loss at {small} nats, where the model without adapters has {none}")
-    said(PAGE, f"PyTorch's start raises it to {large} in this draw, its biases alone to {biases}.")
-    assert float(biases) - float(none) < 0.1 * (float(large) - float(none))  # it is the weights
+    said(PAGE, f"PyTorch's start raises it to {large} in this draw.")
     assert float(alone) > 2 * math.log(49_152)  # a blind guess over SmolLM2's vocabulary
     said(PAGE, f"where guessing evenly costs {math.log(49_152):.1f}")
     said(PAGE, f"Without the residual it is {alone}")
@@ -242,17 +186,13 @@ def test_untrained_adapters_are_told_as_they_are():
 
 def costs(name: str) -> dict[str, float]:
     r"""A row of the table of costs."""
-    columns = ("trained", "adam", "file", "multiplications", "forward", "both")
-    row = printed(PAGE, "\n" + re.escape(name) + r" +([\d,.]+)" * 3 + r" +([\d.]+)%" + r" +([\d.]+)" * 2)
+    columns = ("trained", "adam", "file", "multiplications", "step")
+    row = printed(PAGE, "\n" + re.escape(name) + r" +([\d,.]+)" * 3 + r" +([\d.]+)% +([\d.]+)")
     return dict(zip(columns, (float(x.replace(",", "")) for x in row), strict=True))
 
 
 def test_the_costs_are_told_as_they_are():
     full, houlsby, pfeiffer = (costs(name) for name in ("full fine-tuning", "Houlsby, r = 64", "Pfeiffer, r = 16"))
-    activations = [
-        printed("03_ia3", rf"\n{name} +\S+ +\d+ +(\d+)")[0] for name in ("adapter, r = 16", "full fine-tuning")
-    ]
-    said(PAGE, "notebook 03 measures {} of {} MB".format(*activations))
     said(PAGE, f"trains {100 * pfeiffer['trained'] / full['trained']:.1f} % of the parameters")
     said(PAGE, f"{pfeiffer['adam']:.1f} MB for gradient and Adam instead of {full['adam']:.0f}")
     said(PAGE, f"a file of {pfeiffer['file']:.1f} MB for each task instead of {full['file']:.0f}")
@@ -261,29 +201,18 @@ def test_the_costs_are_told_as_they_are():
     said(PAGE, f"in a block {least} % more multiplications for Pfeiffer's ($r=16$), {most} % for Houlsby's ($r=64$)")
 
 
-def test_the_times_are_told_with_their_noise():
-    dropped = "Pfeiffer, r = 16, {} of 6 blocks dropped"
-    names = ("Pfeiffer, r = 16", dropped.format(4), dropped.format(6), "full, again")
-    six, two, none, again = (costs(name) for name in names)
-    assert six["forward"] == none["forward"] and abs(1 - again["forward"]) > abs(six["forward"] - two["forward"])
-    said(PAGE, "The forward pass shows no saving (full, again, the same network, is off by "
-               f"{abs(1 - again['forward']):.2f})")  # fmt: skip
-    assert abs(1 - again["both"]) < 0.1 < six["both"] - two["both"]
-    said(PAGE, f"both passes take {six['both']:.2f} of full fine-tuning's time with six adapters, as frozen matrices "
-               f"need no gradient, {two['both']:.2f} with two, and {none['both']:.2f} with none.")  # fmt: skip
+def test_the_times_are_told_as_they_are():
+    six, two = (costs(f"Pfeiffer, r = 16{more}")["step"] for more in ("", ", 4 of 6 blocks dropped"))
+    assert 1 - six > 0.1 < six - two
+    said(PAGE, f"in this run a step takes {six:.2f} of full fine-tuning's time with six adapters, and {two:.2f} with "
+               "two")  # fmt: skip
 
 
 def test_two_domains_are_told_as_they_are():
     row = r" adapter +(0\.\d+) \((0\.\d+)–(0\.\d+), n=160\) +(0\.\d+)"
     rows = [[float(number) for number in printed(PAGE, name + row)] for name in ("film", "tweet")]
     (one, _, _, film), (other, _, _, tweet) = rows
-    trained, tested = (load_task(name, "two").short(12).data[part]["label"][:n]
-                       for name, part, n in (("film", "train", None), ("tweet", "test", 160)))  # fmt: skip
-    half, most = (sum(labels) / len(labels) for labels in (trained, tested))
     _, label = printed(PAGE, r"one label always +(0\.\d+) +(0\.\d+)")
     assert film < float(label) < tweet and other < one
-    assert f"{most:.3f}" == label
-    assert abs(half - 0.5) < 0.01 and abs(most - 0.75) < 0.01
     said(PAGE, f"In this run of 30 steps the film adapter reaches {film:.2f} on tweets, worse than one label always "
-               f"({label}). Film sentences are half positive, these tweets three quarters: part of it may be "
-               "the threshold (section 1).")  # fmt: skip
+               f"({label}).")  # fmt: skip

@@ -1,8 +1,11 @@
 r"""The picture of accuracies: dots and bars where the intervals are, and the baselines as lines."""
 
+import itertools
+
 import pytest
 
 from coursekit.experiments.intervals import Interval
+from coursekit.plots import alt
 from coursekit.plots.experiments import LINES, accuracies
 
 
@@ -31,3 +34,22 @@ def test_each_seed_is_a_small_dot_below_its_arm():
     (dots,) = [line for line in ax.lines if line.get_marker() == "."]
     assert list(dots.get_xdata()) == [0.79, 0.81] and dots.get_color() == "red"
     assert all(0 < y < 0.5 for y in dots.get_ydata())
+
+
+def test_lines_may_be_named_at_their_upper_ends():
+    ax = accuracies({"head": Interval(0.6, 0.5, 0.7)}, {"full fine-tuning, 600 steps": 0.9}, direct=True)
+    (name,) = ax.texts
+    assert name.xy == (0.9, 1) and " ".join(name.get_text().split()) == "full fine-tuning, 600 steps"
+    assert ax.get_legend() is None
+
+
+def test_names_of_lines_that_stand_close_do_not_touch_and_are_told_once():
+    lines = {"probe on [CLS]": 0.742, "probe on the mean": 0.799, "full fine-tuning": 0.859, "constant answer": 0.504}
+    ax = accuracies({"LoRA": Interval(0.85, 0.83, 0.86)}, lines, direct=True)
+    ax.figure.draw_without_rendering()
+    boxes = {text.get_text().strip(): text.get_window_extent() for text in ax.texts}
+    rows = {text.get_text().strip(): text.get_text().count("\n") for text in ax.texts}
+    assert boxes.keys() == lines.keys()
+    flat = sorted((rows[name], box.x0, box.x1) for name, box in boxes.items())
+    assert all(row != other or right < left for (row, _, right), (other, left, _) in itertools.pairwise(flat))
+    assert all(alt.describe(ax.figure).count(name) == 1 for name in lines)
