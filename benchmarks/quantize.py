@@ -21,7 +21,6 @@ import json
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated, Any
 
 import bitsandbytes.functional as bnb
@@ -131,7 +130,6 @@ def main(
     code: Annotated[str, typer.Option(help="nf4 or fp4")] = "nf4",
     block: int = 64,
     rounds: int = 21,
-    out: Annotated[Path | None, typer.Option(help="append one JSON line a comparison here")] = None,
 ) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
@@ -145,11 +143,7 @@ def main(
         x = torch.randn(size, size, generator=random).to(device, DTYPES[each])
         head = {"code": code, "size": size, "dtype": each, "device": name, "threads": torch.get_num_threads()}
         for found in compare(x, code, block, rounds):
-            line = json.dumps(head | found)
-            print(line, flush=True)
-            if out is not None:
-                with out.open("a") as file:
-                    file.write(line + "\n")
+            print(json.dumps(head | found), flush=True)
 
 
 if __name__ == "__main__":

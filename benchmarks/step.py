@@ -192,7 +192,6 @@ def main(
     adapters_python: Annotated[
         Path | None, typer.Option(help="interpreter of an environment with the `adapters` library")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="append one JSON line a comparison here")] = None,
 ) -> None:
     tables = AGAINST_PEFT | AGAINST_TORCH | (AGAINST_ADAPTERS if adapters_python else {})
     for wanted in method or ():
@@ -211,11 +210,7 @@ def main(
             else:
                 row = {"against": "adapters"} | against_adapters(name, settings, rounds, str(adapters_python))
             head = {"method": key, "model": name, "device": device, "threads": torch.get_num_threads()}
-            line = json.dumps(head | row)
-            print(line, flush=True)
-            if out is not None:
-                with out.open("a") as file:
-                    file.write(line + "\n")
+            print(json.dumps(head | row), flush=True)
 
 
 if __name__ == "__main__":

@@ -108,16 +108,6 @@ def difference(
     return Difference(*_estimate([(1, one), (-share, other)], paired))
 
 
-def change(
-    before: tuple[Scores, Scores], after: tuple[Scores, Scores], *, by_seed: bool = False, paired: bool = True
-) -> Difference:
-    r"""The difference of the pair `after` minus that of the pair `before`. by_seed: within each pair."""
-    if by_seed:
-        return Difference(*_estimate([(1, _minus(*after)), (-1, _minus(*before))], paired))
-    terms = [(1, after[0]), (-1, after[1]), (-1, before[0]), (1, before[1])]
-    return Difference(*_estimate(terms, paired))
-
-
 def ranking(margins: Scores, labels: npt.ArrayLike) -> Matrix:
     r"""Scores whose mean is the area under the ROC curve of each seed, so that `accuracy` and `difference` judge it.
 

@@ -112,12 +112,6 @@ class Results:
             paired=self._paired(arm, other),
         )  # fmt: skip
 
-    def change(self, before: tuple[str, str], after: tuple[str, str]) -> Difference:
-        r"""How far the difference of two arms moves: that of the pair `after` minus that of the pair `before`."""
-        one, other = ((self.scores(a), self.scores(b)) for a, b in (before, after))
-        by_seed = self._by_seed(*before) and self._by_seed(*after)
-        return intervals.change(one, other, by_seed=by_seed, paired=self._paired(*before, *after))
-
     def differences(self, arms: Iterable[str], against: str, of: str = "") -> dict[str, Difference]:
         r"""Each of `arms` minus `against`, with Holm's p-values: one family. of: as in accuracy."""
         return _family({arm: self.difference(arm, against, of=of) for arm in arms if arm != against})
@@ -193,14 +187,6 @@ class Results:
         r"""Test accuracy of each seed."""
         return [statistics.fmean(run.correct) for run in self._of(arm)]
 
-    def curve(self, arm: str) -> list[tuple[int, float]]:
-        r"""(step, validation accuracy), the mean over the seeds."""
-        runs = self._of(arm)
-        return [
-            (points[0][0], statistics.fmean(value for _, value in points))
-            for points in zip(*(run.curve for run in runs), strict=True)
-        ]
-
     def by_rate(self, arm: str) -> dict[float, float]:
         r"""Mean validation accuracy at each learning rate tried, of the first seeds; far-off ones have one seed, and
         one that failed has 0.
@@ -229,11 +215,6 @@ class Results:
     def whole(self, arm: str) -> dict[float, tuple[Run, ...]]:
         r"""Of the runs that chose the learning rate, those at rates that the first seeds came through: rate -> runs."""
         return self._whole(self.searched(arm))
-
-    @property
-    def minutes(self) -> float:
-        r"""By the clock, all runs together."""
-        return sum(run.seconds for run in self.runs) / 60
 
     @cached_property
     def _first_seeds(self) -> set[int]:

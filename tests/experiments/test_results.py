@@ -80,15 +80,6 @@ def test_unpaired_sentences_add_their_variances():
     assert found.margin == pytest.approx(1.96 * error, rel=2e-3)
 
 
-def test_a_change_of_four_arms_is_the_difference_of_two_differences():
-    a, b, c, d = (answers(3, p) for p in (0.5, 0.6, 0.7, 0.9))
-    found = intervals.change((a, b), (c, d))
-    assert found.value == pytest.approx((c.mean() - d.mean()) - (a.mean() - b.mean()))
-    assert -found == intervals.change((c, d), (a, b)) or (-found).low == pytest.approx(
-        intervals.change((c, d), (a, b)).low
-    )
-
-
 def test_the_same_answers_differ_by_nothing():
     one = answers(3, 0.8)
     assert str(intervals.difference(one, one, by_seed=True)) == "equal for practical purposes (within 3 points)"

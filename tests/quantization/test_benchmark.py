@@ -33,11 +33,10 @@ def run(benchmark: ModuleType, *arguments: str) -> Result:
 
 
 @pytest.mark.parametrize("code", ["nf4", "fp4"])
-def test_the_benchmark_runs_on_a_small_matrix(benchmark, code, tmp_path):
-    done = run(benchmark, "--size", "128", "--rounds", "3", "--code", code, "--out", str(tmp_path / "rows"))
+def test_the_benchmark_runs_on_a_small_matrix(benchmark, code):
+    done = run(benchmark, "--size", "128", "--rounds", "3", "--code", code)
     assert done.exit_code == 0, done.output
-    rows = [json.loads(line) for line in (tmp_path / "rows").read_text().splitlines()]
-    assert rows == [json.loads(line) for line in done.stdout.splitlines()]
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
     kinds = ["quantize", "dequantize", "dequantize into a buffer"]
     assert [(row["dtype"], row["what"]) for row in rows] == [(d, k) for d in ("fp32", "bf16") for k in kinds]
     for row in rows:
