@@ -3,7 +3,7 @@ r"""The bill: where the bytes of a training run go. Predicted and measured ones 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
 #: Units. Vendors, papers and the lecture count in GB = 10^9 bytes; a card's "24 GB" and `nvidia-smi` mean GiB = 2^30.
 GB = 10**9
@@ -91,7 +91,3 @@ class Breakdown:
 def summed(terms: Iterable[Term]) -> int:
     r"""Bytes of all `terms` together."""
     return sum(t.bytes for t in terms)
-
-
-#: Names of the fields that are plain numbers of bytes.
-BYTES = tuple(f.name for f in fields(Breakdown) if f.type == "int")
