@@ -220,10 +220,6 @@ def test_codes_are_one_stream_of_bits(data, bits):
     assert unpack(packed, bits, len(values)).tolist() == values
 
 
-def test_the_first_of_two_codes_is_in_the_high_nibble():
-    assert pack(torch.tensor([0xA, 0x3], dtype=torch.uint8), 4).tolist() == [0xA3]
-
-
 def stored_bits(q: Q.Blockwise) -> float:
     r"""From the memory behind the tensors."""
     scales = q.absmax
