@@ -42,14 +42,6 @@ def test_the_lecture_s_double_quantization_to_the_digit():
     assert [round(x, 4) for x in twice.tolist()[::3]] == [0.1778, -0.6226]
 
 
-def test_the_same_without_rounding_the_steps():
-    scale = grid(0.0, 1.0).decode(torch.tensor(4, dtype=torch.uint8))
-    zero = grid(0.0, 10.0).decode(torch.tensor(8, dtype=torch.uint8))
-    twice = Grid(scale, zero, 4).decode(torch.tensor([6, 0, 15, 3], dtype=torch.uint8))
-    exact = [(q - 16 / 3) * 4 / 15 for q in (6, 0, 15, 3)]
-    torch.testing.assert_close(twice, torch.tensor(exact, dtype=torch.float64))
-
-
 # against torch ------------------------------------------------------------------------------------------------
 
 

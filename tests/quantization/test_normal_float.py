@@ -20,14 +20,6 @@ def test_the_paper_s_table():
 
 
 @each_width
-def test_every_width_has_its_levels(bits):
-    levels = normal_float(bits)
-    assert levels.dtype == torch.float32 and len(levels) == 2**bits
-    assert bool((levels.diff() > 0).all()) and levels[0] == -1 and levels[-1] == 1
-    assert int((levels > 0).sum()) == 2 ** (bits - 1) and int((levels == 0).sum()) == 1
-
-
-@each_width
 def test_levels_stand_at_equal_steps_of_probability(bits):
     r"""Undo the division by the largest, and the normal's own distribution function gives a straight line."""
     levels = normal_float(bits).double() * NormalDist().inv_cdf(tail(bits))
