@@ -121,13 +121,7 @@ def test_what_bits_cost_the_language_model():
     said(PAGE, "With NF2, a table of ours, the model is worse than one that guesses evenly")
 
 
-def test_the_slide_s_four_weights():
-    w = torch.tensor([0.35, -1.2, 2.7, -0.45], dtype=torch.float64)
-    example = grid(w.min(), w.max(), bits=4)
-    codes = example.encode(w)
-    back = example.decode(codes)
-    *most, last = (f"{x:.2f}".replace("-", "−") for x in back.tolist())
-    said(PAGE, f"come back from 4 bits as {', '.join(most)} and {last}")
+def test_a_code_is_cut_off_at_the_ends():
     # Both halves round to even here, so the sum of the two is a sixteenth step: hence the cut.
     even = grid(torch.tensor(-7.5), torch.tensor(7.5), bits=4)  # steps of 1
     assert round(7.5) + int(even.zero) == 16 and int(even.encode(torch.tensor([7.5]))) == 15
