@@ -217,17 +217,6 @@ def test_notebooks_and_exercises_know_each_other():
     assert all(re.fullmatch(r"[a-zA-Z0-9-]+", id) for id in ALL)
 
 
-def test_a_notebook_names_its_exercises_as_they_are_called_today():
-    r"""The rest of these lines is written by `coursekit generate`."""
-    told = [
-        id
-        for path in sorted((ROOT / "notebooks").glob("*.ipynb"))
-        for cell in json.loads(path.read_text())["cells"]
-        for id in re.findall(r"^`([\w.-]+)` · ", "".join(cell["source"]), re.MULTILINE)
-    ]
-    assert sorted(told) == sorted(KINDS)
-
-
 def test_a_result_breaks_at_words_in_a_notebook():
     from IPython.lib.pretty import pretty
 

@@ -4,10 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import nn
 
-from coursekit.checks import check
-from coursekit.checks.ia3 import Scaled
 from coursekit.checks.ia3_diagnose import (
     FAULTS,
     OTHER,
@@ -21,7 +18,6 @@ from coursekit.checks.ia3_diagnose import (
 )
 from coursekit.checks.ia3_quantized import fold_quantized
 from coursekit.models import load_encoder
-from coursekit.notebook import built
 from coursekit.quantization import quantize_affine
 
 
@@ -91,60 +87,3 @@ def test_one_factor_in_a_block_is_exact_and_two_are_not():
     new, exact = fold_quantized(codes, scale, torch.tensor([2.0, 2.0, 1.5, 0.5]), "input")
     assert exact.tolist() == [[True, False], [True, False]]
     torch.testing.assert_close(new, torch.tensor([[1.0, 0.1], [0.5, 0.2]]))
-
-
-def width(base, side):
-    return base.out_features if side == "output" else base.in_features
-
-
-def layer_check(width=width, **wrong):
-    r"""What the check says of a class that is right but for what `wrong` has."""
-
-    class Scaled(nn.Module):
-        def __init__(self, base, side):
-            super().__init__()
-            self.base, self.side = base.requires_grad_(wrong.get("base", False)), side
-            ones = torch.ones(width(base, side))
-            self.l = wrong.get("make", nn.Parameter)(ones * wrong.get("start", 1.0))
-
-        def forward(self, x):
-            return self.base(x) * self.l if self.side == "output" else self.base(x * self.l)
-
-    return check("ia3-layer", lambda W, b, l, x, side: built.ia3_layer(Scaled, W, b, l, x, side))
-
-
-def test_a_class_is_looked_at_by_what_it_does():
-    assert layer_check().status == "passed"
-    assert layer_check(width=lambda base, side: (1, width(base, side))).status == "passed"
-    assert "start at 1" in layer_check(start=0.0).message
-    assert "still trains" in layer_check(base=True).message
-    assert "not trained" in layer_check(make=lambda ones: nn.Parameter(ones, requires_grad=False)).message
-    assert layer_check(make=lambda ones: ...).status == "failed"
-
-
-@pytest.mark.parametrize("wrong, said", [
-    (lambda base, side: base.out_features, "the shape of l is wrong with side='input'"),
-    (lambda base, side: base.in_features, "the shape of l is wrong with side='output'"),
-    (lambda base, side: width(base, "input" if side == "output" else "output"), "the shape of l is swapped"),
-    (lambda base, side: 1, "it returns 'l has the shape (1,)'"),
-])  # fmt: skip
-def test_factors_must_fit_a_layer_that_is_not_square(wrong, said):
-    r"""In a square one they fit both sides: such a class passed, and SmolLM2's down_proj stopped in the next cell."""
-    found = layer_check(width=wrong)
-    assert found.status == "failed" and said in found.message
-
-
-def test_what_stands_in_for_a_class_passes_the_check():
-    assert check("ia3-layer", lambda *case: built.ia3_layer(Scaled, *case)).status == "passed"
-
-
-def test_a_class_that_was_not_filled_in_is_not_attempted():
-    class Empty(nn.Module):
-        def __init__(self, base, side):
-            super().__init__()
-
-        def forward(self, x):
-            return ...
-
-    result = check("ia3-layer", lambda W, b, l, x, side: built.ia3_layer(Empty, W, b, l, x, side))
-    assert result.status == "not attempted"
