@@ -6,16 +6,15 @@ What every method promises (start, freezing, saving, rows, generation, ...) is p
 import pytest
 import tiny
 import torch
-from attached import alive, answers, labelled, nonzero
-from torch import nn
+from attached import alive, labelled, nonzero
 from transformers import AutoConfig, AutoModel
 
 from coursekit import methods
 from coursekit.errors import CourseError
 from coursekit.methods import AdapterDrop, HoulsbyAdapter, LinAdapter, ParallelAdapter, PfeifferAdapter
-from coursekit.methods.adapters.adapter import bottlenecks
 from coursekit.methods.adapters.bottleneck import ACTIVATIONS, Bottleneck
 from coursekit.methods.adapters.lin import NormedBottleneck
+from coursekit.methods.adapters.parallel import ScaledBottleneck
 from coursekit.methods.adapters.placement import AdapterSite
 
 KINDS = (HoulsbyAdapter, PfeifferAdapter, ParallelAdapter, LinAdapter)
@@ -25,23 +24,6 @@ each_kind = pytest.mark.parametrize("kind", KINDS)
 
 
 # the formulas ---------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("learned", [False, True], ids=["fixed", "learned"])
-def test_the_scale_of_a_parallel_adapter_scales_it(learned):
-    x = torch.randn(3, tiny.D_MODEL, generator=torch.Generator().manual_seed(0))
-    made, logits = {}, {}
-    for s in (1.0, 2.0):
-        torch.manual_seed(0)
-        model = ParallelAdapter(r=4, init="bert", scaling="learned" if learned else s).attach(tiny.encoder())
-        for bottleneck in bottlenecks(model, "default").values():
-            if learned:
-                assert bottleneck.scaling.item() == 1  # its start
-                nn.init.constant_(bottleneck.scaling, s)
-            made.setdefault(s, []).append(bottleneck(x))
-        logits[s] = answers(model, tiny.batch())
-    assert all(torch.equal(2 * single, double) for single, double in zip(made[1.0], made[2.0], strict=True))
-    assert not torch.equal(logits[1.0], logits[2.0])
 
 
 @pytest.mark.parametrize("activation, expected", [
@@ -70,6 +52,7 @@ def test_initialisations():
         # a normal cut at two standard deviations has 0.8796 of the uncut one's
         assert W.abs().max() <= 2e-3 and abs(W.std().item() - 0.8796e-3) < 1e-5
     assert (made["zero"].up.weight == 0).all() and made["zero"].down.weight.std() > 0.01
+    assert ScaledBottleneck("learned", 6, 4).scaling.item() == 1
 
 
 def test_defaults_are_the_papers_where_they_are_said_to_be():
