@@ -131,6 +131,14 @@ before_the_text_every = pairs(masked_ones)
 writing = pairs(writers)
 with_cache = pairs(cached)
 by_method = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+
+
+def own(name: str) -> pytest.MarkDecorator:
+    r"""A case, and all whose method has its own `name`: for the others it is the same line."""
+    cases = [c for c in CASES if c.name == "IA3" or getattr(type(c.make()), name) is not getattr(Method, name)]
+    return pytest.mark.parametrize("case", cases, ids=lambda case: case.name)
+
+
 #: A base in 4 bits has no part in what is asked.
 on_dense = pytest.mark.parametrize("case", [c for c in CASES if not c.quantized], ids=lambda case: case.name)
 
@@ -598,7 +606,7 @@ def test_an_attach_that_fails_half_way_leaves_no_trace(case, monkeypatch):
         assert state(model) == before
 
 
-@by_method
+@own("attach")
 def test_what_a_method_cannot_attach_to_or_be_called_is_said_in_a_line(case):
     model, method = build(case, case.families[-1]), case.make()
     for name in ("train", "keys", "type", "two words", "my.adapter", ""):
@@ -608,7 +616,7 @@ def test_what_a_method_cannot_attach_to_or_be_called_is_said_in_a_line(case):
         method.attach(nn.Linear(3, 3))
 
 
-@by_method
+@own("load")
 def test_a_damaged_checkpoint_is_said_in_a_line_and_changes_nothing(case, tmp_path):
     family, method = case.families[-1], case.make()
     method.save(attach(case, family), tmp_path)
@@ -879,7 +887,7 @@ def test_saving_the_whole_model_says_that_nothing_can_read_it(case, tmp_path):
     assert all(torch.equal(value, model.state_dict()[key]) for key, value in again.state_dict().items())
 
 
-@by_method
+@own("attach")
 def test_a_model_with_offloaded_weights_is_refused_untouched(case):
     model = build(case, case.families[0])
     first = model.get_input_embeddings()
