@@ -14,19 +14,16 @@ from torch import Tensor, nn
 
 from coursekit import interop
 from coursekit.architecture import Matrix
-from coursekit.errors import CourseError, short
+from coursekit.errors import CourseError
 from coursekit.methods.ia3_config import explains
 from coursekit.methods.mechanism.branch import BranchMethod
+from coursekit.methods.mechanism.checkpoint import ASIDE, not_here
 from coursekit.methods.mechanism.modules import HEADS
 from coursekit.methods.mechanism.names import QUERY_VALUE, Names
 from coursekit.methods.mechanism.targets import Targets
 
-#: Entries that say nothing about what an adapter does, or that its tensors say better.
-ASIDE = {
-    "peft_type", "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode",
-    "fan_in_fan_out", "init_weights", "target_modules", "layers_to_transform", "layers_pattern", "exclude_modules",
-    "modules_to_save",
-}  # fmt: skip
+#: Entries that say nothing about what an adapter does once it is trained, or that its tensors say better.
+IN_THE_TENSORS = {"init_weights", "target_modules", "layers_to_transform", "exclude_modules", "modules_to_save"}
 
 
 class LinearLayersMethod(BranchMethod):
@@ -74,18 +71,11 @@ class LinearLayersMethod(BranchMethod):
     @classmethod
     def _refuse(cls, config: dict[str, Any], tensors: Iterable[str]) -> None:
         r"""Raise CourseError for a setting in `config` that the method here does not have."""
-        known = {setting.key or setting.field for setting in cls.entries} | ASIDE | cls.aside
+        known = {setting.key or setting.field for setting in cls.entries} | ASIDE | IN_THE_TENSORS | cls.aside
         for key in sorted(config.keys() - known):
             if config[key] and config[key] != "none":
-                raise _not_here(cls.__name__, key, config[key])
+                raise not_here(cls.__name__, key, config[key])
         others = {key.rpartition(".")[0] for key in tensors if not key.endswith(cls.parts)}
         whole = (path for path in others if path.split(".")[0] not in HEADS)
         if config.get("modules_to_save") and any("." in path or path == "lm_head" for path in whole):
-            raise _not_here(cls.__name__, "modules_to_save", config["modules_to_save"])
-
-
-def _not_here(title: str, key: str, value: Any) -> CourseError:
-    return CourseError(
-        f"this checkpoint was trained with {key}={short(value)}, which the {title} here does not have: use peft, or "
-        "let its merge_and_unload() make a whole model of it"
-    )
+            raise not_here(cls.__name__, "modules_to_save", config["modules_to_save"])

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from coursekit.errors import CourseError, flag, number, short, whole
 from coursekit.methods.lora_started import check_start, check_start_at
 from coursekit.methods.lora_starts import MOVED
-from coursekit.methods.mechanism.checkpoint import Setting, other_settings
+from coursekit.methods.mechanism.checkpoint import ASIDE, Setting, not_here, other_settings
 from coursekit.methods.mechanism.modules import HEADS
 from coursekit.methods.mechanism.names import (
     ALL_LINEAR,
@@ -41,11 +41,9 @@ PARTS = (
 MOVING = ("pissa_niter", "corda", "loftq", "lora_ga")
 LEAVING = ("gaussian", "eva", "orthogonal", "mica")
 #: Entries that say nothing about what the adapter does, or that are read elsewhere.
-ASIDE = {
-    "peft_type", "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode",
-    "fan_in_fan_out", "megatron_core", "loftq_config", "eva_config", "corda_config", "lora_ga_config", "runtime_config",
-    "qalora_group_size", "ensure_weight_tying", "merge_weights", "layers_pattern", "bias",
-    "trainable_token_indices",
+ELSEWHERE = {
+    "megatron_core", "loftq_config", "eva_config", "corda_config", "lora_ga_config", "runtime_config",
+    "qalora_group_size", "ensure_weight_tying", "merge_weights", "bias", "trainable_token_indices",
 }  # fmt: skip
 
 
@@ -159,13 +157,10 @@ def more_than_lora(config: dict[str, Any]) -> bool:
 def refuse_others(config: dict[str, Any]) -> None:
     r"""Raise CourseError for a `config` with something in it that the LoRA here does not have."""
     read = {setting.key or setting.field for setting in ENTRIES}
-    for key in sorted(config.keys() - read - ASIDE):
+    for key in sorted(config.keys() - read - ASIDE - ELSEWHERE):
         empty = not config[key] or config[key] == "none"  # a default, as far as one can see
         if not empty and not _default_in_peft(key, config[key]):
-            raise CourseError(
-                f"this checkpoint was trained with {key}={short(config[key])}, which the LoRA here does not have: use "
-                "peft, or let its merge_and_unload() make a whole model of it"
-            )
+            raise not_here("LoRA", key, config[key])
     start = config.get("init_lora_weights", True)
     if isinstance(start, str) and start.lower().startswith(MOVING):
         raise CourseError(

@@ -16,8 +16,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from coursekit import interop
-from coursekit.errors import CourseError
+from coursekit.errors import CourseError, short
 
+#: Entries of every config of peft's that say nothing about what an adapter does.
+ASIDE = {
+    "peft_type", "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode",
+    "fan_in_fan_out", "layers_pattern",
+}  # fmt: skip
 #: A config without the entry is an error in words.
 REQUIRED: Any = object()
 
@@ -79,6 +84,14 @@ def agree(method: Any, config: Mapping[str, Any], settings: Iterable[Setting]) -
     for setting in settings:
         if setting.binding and (found := setting.within(config)) != (own := getattr(method, setting.field)):
             raise other_settings(method, setting.key or setting.field, found, own)
+
+
+def not_here(title: str, key: str, value: Any) -> CourseError:
+    r"""The error for a checkpoint of peft's with a setting that the method `title` here does not have."""
+    return CourseError(
+        f"this checkpoint was trained with {key}={short(value)}, which the {title} here does not have: use peft, or "
+        "let its merge_and_unload() make a whole model of it"
+    )
 
 
 def other_settings(method: Any, key: str, found: Any, own: Any) -> CourseError:
