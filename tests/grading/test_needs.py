@@ -12,36 +12,37 @@ def kept(cells: list[str], name: str = "answer") -> str:
     return "\n".join(line for number in sorted(found) for line in found[number].splitlines() if line.strip())
 
 
-def test_training_that_no_answer_depends_on_is_left_out():
-    cells = [IMPORTS, "model = train()", "train(model)", "def answer(x):\n    return torch.relu(x)"]
-    assert kept(cells) == "import torch\ndef answer(x):\n    return torch.relu(x)"
+#: Cells, and what of them the answer needs.
+KEPT = {
+    "training that no answer depends on is left out": (
+        [IMPORTS, "model = train()", "train(model)", "def answer(x):\n    return torch.relu(x)"],
+        "import torch\ndef answer(x):\n    return torch.relu(x)"),
+    "training that the answer depends on is kept": (
+        [IMPORTS, "model = 1\nother = 2", "train(model)\nprint(other)", "def answer(x):\n    return model + x"],
+        "from slow import train\nmodel = 1\ntrain(model)\ndef answer(x):\n    return model + x"),
+    "a local name is not a global one": (
+        ["model = train()", "def answer(model):\n    W = model\n    return [model for model in W]"],
+        "def answer(model):\n    W = model\n    return [model for model in W]"),
+    "a name means what stands above it": (
+        ["helper = 1", "def answer():\n    return helper", "helper = train()"],
+        "helper = 1\ndef answer():\n    return helper"),
+    "or else what stands below": (
+        ["def answer():\n    return helper", "helper = 1"], "def answer():\n    return helper\nhelper = 1"),
+    "what binds only perhaps is not all": (
+        ["x = 1", "if x:\n    y = 2", "y = 0", "if x:\n    y = 3", "def answer():\n    return y"],
+        "x = 1\ny = 0\nif x:\n    y = 3\ndef answer():\n    return y"),
+}  # fmt: skip
 
 
-def test_training_that_the_answer_depends_on_is_kept():
-    cells = [IMPORTS, "model = 1\nother = 2", "train(model)\nprint(other)", "def answer(x):\n    return model + x"]
-    assert kept(cells) == "from slow import train\nmodel = 1\ntrain(model)\ndef answer(x):\n    return model + x"
+@pytest.mark.parametrize("cells, text", KEPT.values(), ids=KEPT)
+def test_what_is_needed_is_kept_and_nothing_else(cells, text):
+    assert kept(cells) == text
 
 
 @pytest.mark.parametrize("change", ["W[0] = 1", "W += 1", "W.append(1)", "for i in W:\n    W.append(i)", "del W[0]"])
 def test_whatever_changes_a_value_is_kept(change):
     assert change in kept(["W = [0]", change, "V = []\nV.append(1)", "def answer():\n    return W"])
     assert "V" not in kept(["W = [0]", change, "V = []\nV.append(1)", "def answer():\n    return W"])
-
-
-def test_a_local_name_is_not_a_global_one():
-    cells = ["model = train()", "def answer(model):\n    W = model\n    return [model for model in W]"]
-    assert "train" not in kept(cells)
-
-
-def test_a_name_means_what_stands_above_it():
-    cells = ["helper = 1", "def answer():\n    return helper", "helper = train()"]
-    assert "train" not in kept(cells)
-    assert "helper = 1" in kept([cells[1], cells[0]])
-
-
-def test_what_binds_only_perhaps_is_not_all():
-    cells = ["x = 1", "if x:\n    y = 2", "y = 0", "if x:\n    y = 3", "def answer():\n    return y"]
-    assert kept(cells).splitlines()[:4] == ["x = 1", "y = 0", "if x:", "    y = 3"]
 
 
 def test_lines_keep_their_numbers_and_shared_lines_stay_whole():

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from coursekit.checks import every_kind
+from coursekit.checks.draw import Draw
 from coursekit.checks.lora_train import LEARN, TRAIN
 from coursekit.checks.training import PUBLIC, TrainingCase, TrainingScore
 from coursekit.grading import cgroup, ids, plan, statuses, verdict
@@ -154,10 +155,4 @@ def test_no_batch_s_secret_makes_a_training_too_hard():
     never = replace(training, score=lambda posing, tensors: TrainingScore(0.5))
     with pytest.raises(Exception, match="lora-train: no draw of 200 is easy enough"):
         never.posing(b"x")
-    assert never.posing(PUBLIC) == training.pose(_draw())
-
-
-def _draw():
-    from coursekit.checks.draw import Draw
-
-    return Draw(PUBLIC, TRAIN.id)
+    assert never.posing(PUBLIC) == training.pose(Draw(PUBLIC, TRAIN.id))
