@@ -245,8 +245,8 @@ def test_lessons_and_topics_of_the_evidence_are_what_findings_read():
         for topic in topics & set(re.findall(r'"(\w+)"', " ".join(calls))):
             read[topic].append(path.stem.split("_")[1])
     read["shortcuts"] = ["`training.fit`"]
-    # tests/findings/test_evidence.py reads it too, for the evidence's own page.
-    read["pooling"].append("[what fell and what stood](../data/evidence/README.md)")
+    for topic in ("pooling", "retention"):  # tests/findings/test_evidence.py reads them, for the evidence's own page
+        read[topic].append("[what fell and what stood](../data/evidence/README.md)")
     read["mean"] = ["none yet ([card](../data/evidence/mean.md))"]
     assert dict(rows) == {topic: ", ".join(lessons) for topic, lessons in read.items()}
 

@@ -14,7 +14,6 @@ from matplotlib.lines import Line2D
 from coursekit.plots import alt
 from coursekit.plots.common import COLOURS, axes, whiskers
 from coursekit.plots.experiments import LINES
-from coursekit.plots.forgetting import name_points
 from coursekit.plots.hybrid import FAMILIES
 
 #: Curves of one colour, one after the other.
@@ -112,8 +111,9 @@ def differences_by_cost(
     to 0. low: where the axis begins; what lies farther down is an arrow at its edge. named: for each panel, method ->
     where its name stands, in points of a page from its dot; those that are taken stand at its left without.
     """
-    figure, row = plt.subplots(1, len(panels), figsize=(4.6 * len(panels), 4.2), sharey=True, squeeze=False)
-    drawn = {name for found, cost, *_ in panels.values() for name in found if name in cost}
+    size = (4.6 * len(panels), 4.2) if len(panels) > 1 else (7.0, 3.8)
+    figure, row = plt.subplots(1, len(panels), figsize=size, sharey=True, squeeze=False)
+    drawn = {name for found, cost, _, leads, _ in panels.values() for name in [*found, leads] if name in cost}
     used = [family for family in FAMILIES if family in {families[name] for name in drawn}]
     told = []
     for at, (ax, (label, (found, cost, most, leads, taken))) in enumerate(zip(row[0], panels.items(), strict=True)):
@@ -156,27 +156,3 @@ def differences_by_cost(
     figure.legend(handles=marks, loc="outside upper left", ncols=len(marks), fontsize=8)
     alt.says(figure, f"Test accuracy minus the leader's. {' '.join(told)}")
     return row[0]
-
-
-def learned_and_kept(
-    families: Mapping[str, str], points: Mapping[str, tuple[float, Any, float]], *, learned: str, kept: str
-) -> Axes:
-    r"""What each method learned beside what it kept of before, a dot a method, with the memory of a step at its name.
-
-    families: method -> one of `plots.hybrid.FAMILIES`. points: method -> (a share; an `experiments.intervals.Interval`
-    of a share; peak in MB). learned, kept: the axes' labels.
-    """
-    ax, told = axes(figsize=(8.2, 3.8)), []
-    for name, (x, y, _) in points.items():
-        colour = FAMILIES[families[name]]
-        value, ends = whiskers([y], 100)
-        ax.errorbar(100 * x, value, yerr=ends, color=colour, fmt="none", capsize=2, elinewidth=0.9)
-        ax.scatter(100 * x, value, s=50, color=colour, zorder=3)
-        told.append(f"{name} {100 * x:.1f} and {100 * y.value:.1f}")
-    ax.set_xlabel(learned)
-    ax.set_ylabel(kept)
-    ax.margins(0.12)
-    ax.set_ylim(0)
-    alt.says(ax.figure, f"{learned} and {kept}: {'; '.join(told)}.")
-    names = [(f"{name}\n{memory:.0f} MB", (100 * x, 100 * y.value)) for name, (x, y, memory) in points.items()]
-    return name_points(ax, names)

@@ -125,15 +125,16 @@ def gates(
 
 def differences(
     found: Mapping[str, Any], families: Mapping[str, str], label: str, *, margin: float, left: float | None = None,
-    filled: Collection[str] = ("better", "worse"),
+    filled: Collection[str] = ("better", "worse"), numbers: bool = True,
 ) -> Axes:  # fmt: skip
-    r"""Differences to one reference in points, a row for each method; the numbers stand in the margin.
+    r"""Differences to one reference in points, a row for each method.
 
     found: method -> `experiments.intervals.Difference`, in the order of the rows. families: method -> one of
     `FAMILIES`. margin: in points, what would not matter: a band. left: where the axis begins, in points; what lies
-    farther out is an arrow at the edge. filled: the verdicts that are clear; a mark of any other is hollow.
+    farther out is an arrow at the edge. filled: the verdicts that are clear; a mark of any other is hollow. numbers:
+    they stand in the margin; without them rows are lower, for many methods.
     """
-    ax = axes(figsize=(8.4, 1.3 + 0.25 * len(found)))
+    ax = axes(figsize=(8.4, 1.3 + 0.25 * len(found)) if numbers else (7.0, 1.3 + 0.19 * len(found)))
     names = list(found)
     told = {name: one.verdict in filled for name, one in found.items()}
     for family, colour in FAMILIES.items():
@@ -154,10 +155,11 @@ def differences(
             colour = FAMILIES[families[name]]
             ax.plot(0.015, row, marker="<", color=colour, markerfacecolor=colour if told[name] else "white",
                     markersize=7, transform=ax.get_yaxis_transform(), clip_on=False)  # fmt: skip
-        ax.annotate(one.in_points(), (1, row), xycoords=("axes fraction", "data"), xytext=(6, 0), va="center",
-                    textcoords="offset points", fontsize=8, annotation_clip=False)  # fmt: skip
+        if numbers:
+            ax.annotate(one.in_points(), (1, row), xycoords=("axes fraction", "data"), xytext=(6, 0), va="center",
+                        textcoords="offset points", fontsize=8, annotation_clip=False)  # fmt: skip
     ax.axvline(0, color="#777777", linestyle="--", linewidth=1, zorder=0)
-    ax.set_yticks(range(len(names)), names)
+    ax.set_yticks(range(len(names)), names, fontsize=10 if numbers else 9)
     ax.set_ylim(len(names) - 0.5, -0.5)
     ax.set_xlabel(label)
     used = [family for family in FAMILIES if family in {families[name] for name in names if name in families}]

@@ -251,3 +251,21 @@ def test_a_method_with_one_seed_at_a_rate_beside_the_best_is_preliminary():
     ))  # fmt: skip
     assert {arm: once_beside(found, arm) for arm in ("good", "lucky", "small")} == {
         "good": set(), "lucky": set(), "small": {3e-3}}  # fmt: skip
+
+
+def test_what_the_encoder_keeps():
+    kept = results.read("retention")
+    names = [arm for arm in kept.arms if arm != "head"]
+    assert kept.accuracy("head").value == 1 and len(names) == 7
+    assert max(kept.accuracy(arm).value for arm in names) < 0.2
+    sentences = len(next(iter(kept.arms.values()))[0].correct)
+    assert {*names} == {"full", "lora", "bitfit", "ia3", "prefix", "pfeiffer", "top-layers"}
+    said(README, "Of an encoder that learned film, with full fine-tuning or one of six other methods, on average fewer "
+                 f"than a fifth of {sentences:,} other sentences keep their nearest neighbour ([card](retention.md)); "
+                 "none of the six is shown to keep more than full fine-tuning.")  # fmt: skip
+    six = kept.differences([arm for arm in names if arm != "full"], "full")
+    assert len(six) == 6 and not any(d.low > 0 for d in six.values())
+    for arm in names:  # the same runs as section 1's, on another machine
+        assert kept.rate(arm) == results.read("methods").rate(arm)
+        film = mean(float(run.more["film"]) for run in kept.arms[arm])
+        assert abs(film - results.read("methods").accuracy(arm).value) < 0.01

@@ -5,10 +5,9 @@ import pytest
 from matplotlib.colors import same_color
 
 from coursekit import plots
-from coursekit.experiments.intervals import Difference, Interval
+from coursekit.experiments.intervals import Difference
 from coursekit.plots.alt import describe
-from coursekit.plots.comparison import by_learning_rate, differences_by_cost, learned_and_kept
-from coursekit.plots.forgetting import touches
+from coursekit.plots.comparison import by_learning_rate, differences_by_cost
 from coursekit.plots.hybrid import FAMILIES
 
 
@@ -133,17 +132,3 @@ def test_a_difference_over_a_cost_has_its_method_s_colour_and_the_leader_and_the
     far = [[at for part in ax.collections for at in part.get_offsets().tolist() if at[1] < -7] for ax in (wide, narrow)]
     assert far == [[], [[250, -8]]]
     assert "stored, kB, 3 methods from 10 to 200" in describe(narrow.figure)
-
-
-def test_what_is_learned_and_kept():
-    points = {"a": (0.8, Interval(0.2, 0.15, 0.3), 200), "b": (0.7, Interval(1.0, 0.99, 1.0), 100)}
-    ax = learned_and_kept({"a": "hybrid", "b": "additive"}, points, learned="x", kept="y")
-    found = [part for part in ax.collections if hasattr(part, "get_sizes")]
-    dots = {tuple(part.get_offsets()[0]): part.get_facecolor()[0] for part in found}
-    assert {tuple(map(round, at)) for at in dots} == {(80, 20), (70, 100)}
-    assert all(same_color(c, FAMILIES["hybrid" if at[0] > 75 else "additive"]) for at, c in dots.items())
-    ends = [c.lines[2][0].get_segments()[0][:, 1] for c in ax.containers]
-    np.testing.assert_allclose(ends, [[15, 30], [99, 100]])
-    assert [(t.get_text(), *map(round, t.xy)) for t in ax.texts] == [("a\n200 MB", 80, 20), ("b\n100 MB", 70, 100)]
-    assert [touches(ax, t) for t in ax.texts] == [0, 0] and ax.get_ylim()[0] == 0
-    assert "x and y: a 80.0 and 20.0; b 70.0 and 100.0." in describe(ax.figure)
