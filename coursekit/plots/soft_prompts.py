@@ -121,10 +121,16 @@ def gated_block() -> Axes:
     return without_axes(ax, (-0.4, 10.2), (-0.9, 3.5))
 
 
-def first_steps(losses: Mapping[str, Sequence[Sequence[float]]], every: int = 5) -> Axes:
+def first_steps(
+    losses: Mapping[str, Sequence[Sequence[float]]],
+    every: int = 5,
+    *,
+    named: Mapping[str, tuple[float, float]] | None = None,
+) -> Axes:
     r"""Training loss over the first steps: the mean over the seeds, between the lowest and the highest of them.
 
     losses: label -> one list of losses a seed. every: so many steps in a row are one point, their mean at their middle.
+    named: each label of `losses`, in their order -> where its name stands, in steps and nats; there is no legend then.
     """
     ax = axes()
     for label, runs in losses.items():
@@ -138,5 +144,11 @@ def first_steps(losses: Mapping[str, Sequence[Sequence[float]]], every: int = 5)
     ax.set_ylim(0)
     ax.set_xlabel("step")
     ax.set_ylabel("training loss (nats)")
+    if named is not None:
+        for (label, at), line in zip(named.items(), ax.lines, strict=False):  # the last line is the coin's
+            ax.text(*at, label, color=line.get_color(), fontsize=9)
+        ax.annotate("a coin", (1, np.log(2)), xytext=(4, 0), xycoords=("axes fraction", "data"), va="center",
+                    textcoords="offset points", color="grey", fontsize=9, annotation_clip=False)  # fmt: skip
+        return ax
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, fontsize=8)
     return ax

@@ -45,12 +45,13 @@ def test_a_loud_start_is_worse_with_and_without_a_gate_and_a_quiet_one_makes_no_
     found = gate.differences(["gate from 1", "open", "open-small"], against="gate")
     assert (found["open"].verdict, found["gate from 1"].verdict) == ("worse", "worse")
     assert found["open-small"].verdict == "no clear difference"
-    small = str(found["open-small"]).replace(" points)", ")")
-    said(PAGE, f"Start quietly: large prompts without a gate are {found['open']}, small ones make {small}.")
+    assert round(100 * found["open"].high) == -25
+    said(PAGE, f"A quiet start is what helps: without a gate large prompts are {found['open']}, small ones make no "
+               "clear difference.")  # fmt: skip
     without, at_one = (round(-100 * found[arm].value) for arm in ("open", "gate from 1"))
     said(PAGE, f"Behind one that starts at 1 large prompts are worse by {at_one} points.")
-    said(PAGE, f"large prompts are worse without a gate (by {without} points) and behind one that starts at 1 (by "
-               f"{at_one}); small prompts without a gate make no clear difference.")  # fmt: skip
+    said(PAGE, f"large prompts are worse without a gate, by {without} points, and behind one that starts at 1.")
+    said(PAGE, "Small prompts without a gate make no clear difference.")
 
 
 def test_a_gate_from_1_learns_at_no_rate_and_the_largest_grows(gate):
@@ -58,8 +59,7 @@ def test_a_gate_from_1_learns_at_no_rate_and_the_largest_grows(gate):
     rates = {run.cell.rate for run in own}
     (constant,) = {float(run.more["constant"]) for run in own}
     assert len(rates) == 6 and max(fmean(run.correct) for run in own) < constant + 0.01
-    assert min(float(run.more["largest_gate"]) for run in own) > 1.05
-    said(PAGE, "They learn at none of six rates. The largest gate grows; whether any closes was not kept.")
+    said(PAGE, "They learn at none of six rates.")
     said("data/evidence/README.md", "at none of six rates above the constant answer by a point")
     assert gate.difference("gate from 1", "open").verdict == "no clear difference"
 
@@ -76,7 +76,6 @@ def test_a_gate_from_0_stays_small(gate):
     largest = [float(run.more["largest_gate"]) for run in gate.arms["gate"]]
     assert len(largest) == 3 and {run.cell.steps for run in gate.arms["gate"]} == {100}
     low, high = f"{min(largest):.2f}", f"{max(largest):.2f}"
-    said(PAGE, f"After 100 steps the largest of the 28 gates is still only {low} to {high}.")
     said("data/evidence/README.md", f"After 100 steps the largest of the gates from 0 is {low} to {high}.")
 
 
@@ -95,7 +94,7 @@ def test_how_the_rates_were_found_and_on_how_many_sentences(gate):
     assert {len(run.correct) for run in gate.runs if run.correct} == {226}
     assert printed(PAGE, "(three seeds; 226 test sentences)")
     assert {len({run.cell.rate for run in gate.searched(arm)}) for arm in gate.arms} == {4, 5, 6}
-    said(PAGE, "the best of four to six learning rates (lowest loss over the last 20 steps)")
+    said(PAGE, "the best of four to six learning rates.")
     said("data/evidence/gate.md", "the best of a search by the mean training loss of the last twenty steps")
     assert set(gate.arms) == {"gate", "gate from 1", "open", "open-small"}
     said("data/evidence/gate.md", "settled: 4 of 4 arms")
@@ -106,8 +105,6 @@ def test_how_the_rates_were_found_and_on_how_many_sentences(gate):
     said("data/evidence/gate.md", "with a fixed 1 in its place (open)")
     said("data/evidence/gate.md", "prompts a fiftieth as large")
     said(PAGE, f"small ones are those times {1 / 50}")
-    assert "untrained" not in gate.arms
-    said(PAGE, "what the untrained model gets here")
 
 
 def test_the_gate_shifts_the_usable_rates_up(gate):
@@ -118,10 +115,7 @@ def test_the_gate_shifts_the_usable_rates_up(gate):
     ahead = [100 * (one - other) for one, other in zip(gated[0.01], small[0.01], strict=True)]
     behind = 100 * (fmean(small[0.001]) - fmean(gated[0.001]))
     assert len(ahead) == 3
-    assert gate.rate("gate") == gate.rate("open-small")
-    said(PAGE, f"Both are shown at {gate.rate('gate')}.")
-    said(PAGE, f"At 0.01, [looked at afterwards](../data/evidence/README.md), the gate is ahead of small prompts by "
-               f"{min(ahead):.0f} to {max(ahead):.0f} points, with every seed; at 0.001 it is behind by "
-               f"{behind:.0f} on average.")  # fmt: skip
+    assert gate.rate("gate") == gate.rate("open-small") < 0.01
+    said(PAGE, "whether a gate pays at other rates ([it may at 0.01](../data/evidence/README.md))")
     said("data/evidence/README.md", f"at 0.01 it is ahead of small prompts by {min(ahead):.0f} to {max(ahead):.0f} "
                                     f"points with each seed, at 0.001 behind by {behind:.0f} on average")  # fmt: skip

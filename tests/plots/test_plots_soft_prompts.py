@@ -44,3 +44,11 @@ def test_attention_is_drawn_where_it_is_given_and_the_prefix_is_orange():
     assert filled[0, 1][:3] == to_rgb(COLOURS[1]) and filled[2, 1][:3] == to_rgb(COLOURS[0])
     assert [t.get_text() for t in ax.get_xticklabels()] == ["p0", "0", "1"]
     assert "2 for token 0, 3 for token 1" in describe(ax.figure)
+
+
+def test_the_first_steps_can_be_named_where_they_are():
+    ax = first_steps({"gate": [[4.0, 2.0]], "no gate": [[16.0, 8.0]]}, 1, named={"gate": (1, 3.0), "no gate": (2, 9)})
+    assert ax.get_legend() is None
+    assert [text.get_text() for text in ax.texts] == ["gate", "no gate", "a coin"]
+    assert [text.get_color() for text in ax.texts[:2]] == [line.get_color() for line in ax.lines[:2]]
+    assert ax.texts[1].get_position() == (2, 9)
