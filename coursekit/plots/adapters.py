@@ -55,21 +55,21 @@ _MATRICES = ("attention, W_down", "attention, W_up", "feed-forward, W_down", "fe
 
 def kept_where(masks: Mapping[str, Sequence[Tensor]]) -> Sequence[Axes]:
     r"""The weights that stay of all matrices of a Houlsby adapter, one panel a score: a tile is a matrix, and across it
-    runs a unit of its bottleneck.
+    runs a unit of its bottleneck. The shares of the emptiest and of the fullest matrix stand in them.
 
     masks: score -> for each block W_down (r, d) and W_up (d, r) behind attention, then behind the feed-forward; true
     where a weight stays.
     """
-    figure, grid = plt.subplots(len(masks), figsize=(7.0, 0.5 + 2.6 * len(masks)), sharex=True, squeeze=False)
-    panels = list(grid[:, 0])
+    figure, grid = plt.subplots(1, len(masks), figsize=(1.4 + 3.1 * len(masks), 3.1), sharey=True, squeeze=False)
+    panels = list(grid[0])
     rows, columns = _POINTS
     for ax, (name, own) in zip(panels, masks.items(), strict=True):
         blocks = len(own) // len(_MATRICES)
         tiles = [_points(W.T if i % 2 else W) for i, W in enumerate(own)]
         drawn = np.block([tiles[i :: len(_MATRICES)] for i in range(len(_MATRICES))])
-        picture = ax.imshow(100 * drawn, cmap="Blues", vmin=0, vmax=100, aspect="auto", interpolation="nearest")
+        picture = ax.imshow(100 * drawn, cmap="Blues", vmin=0, vmax=60, aspect="auto", interpolation="nearest")
         share = [100 * W.float().mean().item() for W in own]
-        for i, one in enumerate(share):
+        for i, one in ((share.index(end), end) for end in (min(share), max(share))):
             at = ((i // len(_MATRICES) + 0.5) * columns - 0.5, (i % len(_MATRICES) + 0.5) * rows - 0.5)
             ax.text(*at, f"{one:.0f} %", ha="center", va="center", fontsize=8,
                     bbox=dict(facecolor="white", edgecolor="none", pad=1, alpha=0.8))  # fmt: skip
@@ -77,12 +77,13 @@ def kept_where(masks: Mapping[str, Sequence[Tensor]]) -> Sequence[Axes]:
             ax.axvline(line * columns - 0.5, color="black", linewidth=0.8)
         for line in range(1, len(_MATRICES)):
             ax.axhline(line * rows - 0.5, color="black", linewidth=0.8)
-        ax.set_xticks([(b + 0.5) * columns - 0.5 for b in range(blocks)], [f"block {b + 1}" for b in range(blocks)])
+        ax.set_xticks([(b + 0.5) * columns - 0.5 for b in range(blocks)], range(1, blocks + 1))
+        ax.set_xlabel("block")
         names = [re.sub(r"W_(\w+)", r"$W_{\1}$", matrix) for matrix in _MATRICES]
         ax.set_yticks([(i + 0.5) * rows - 0.5 for i in range(len(_MATRICES))], names)
         ax.tick_params(length=0)
         ax.set_title(f"what stays, by {name}")
-    figure.colorbar(picture, ax=panels, label="weights that stay (%)", aspect=40)
+    figure.colorbar(picture, ax=panels, label="weights that stay (%)", extend="max", aspect=30)
     alt.says(figure, " ".join(_where(name, own) for name, own in masks.items()))
     return panels
 

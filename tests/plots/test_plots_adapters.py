@@ -16,7 +16,7 @@ def test_what_stays_is_drawn_in_the_tile_of_its_matrix():
     drawn = ax.images[0].get_array()
     assert drawn.shape == (4 * 16, 2 * 24) and (drawn[32:48, 24:] == 100).all()
     assert (drawn[16, :24] == 100).all() and drawn.sum() == pytest.approx(100 * (16 * 24 + 24))
-    assert [text.get_text() for text in ax.texts] == ["0 %", "6 %", *4 * ["0 %"], "100 %", "0 %"]
+    assert [text.get_text() for text in ax.texts] == ["0 %", "100 %"]
     assert (other.images[0].get_array() + drawn == 100).all()
     assert "By size 0 to 100 % of a matrix stay" in describe(ax.figure)
     assert "By SNIP 0 to 100 % of a matrix stay: fewest in block 2, feed-forward, W_down" in describe(ax.figure)
