@@ -25,20 +25,11 @@ _BLOCK = (
 
 
 def biases(d: int, wide: int) -> Axes:
-    r"""Above a linear layer of which BitFit trains b, below the biases of a block of BERT, from left to right.
+    r"""The biases of a block of BERT, from left to right, each beside the frozen part that it belongs to.
 
     d: numbers of a token. wide: outputs of the feed-forward part's first matrix.
     """
-    ax = axes(figsize=(9.2, 3.7))
-    ax.text(2.8, 5.0, "x", ha="right", va="center", fontsize=12)
-    arrow(ax, 2.9, 5.0, 4.9, 5.0, f"({d})")
-    box(ax, 4.9, 4.55, 2.4, 0.9, f"W, frozen\n{d} × {d}")
-    arrow(ax, 7.3, 5.0, 9.15, 5.0, f"Wx: ({d})")
-    ax.text(9.3, 5.0, "⊕", ha="center", va="center", fontsize=15)
-    arrow(ax, 9.45, 5.0, 11.3, 5.0, f"({d})")
-    ax.text(11.4, 5.0, "y = Wx + b", ha="left", va="center", fontsize=11)
-    box(ax, 8.2, 3.75, 2.2, 0.5, f"b, trained: {d}", TRAINED)
-    arrow(ax, 9.3, 4.25, 9.3, 4.82)
+    ax = axes(figsize=(8.4, 2.1))
     ax.text(0.1, 1.2, "x", ha="right", va="center", fontsize=12)
     ways = []
     for x, y, name, has_bias in _BLOCK:
@@ -64,31 +55,30 @@ def biases(d: int, wide: int) -> Axes:
         ax.text((left + plus) / 2, 2.8, "residual", ha="center", va="bottom", fontsize=8, color=LINE)
     says(
         ax,
-        f"A linear layer: x ({d}) goes through W, {d} × {d}, frozen; b, {d} numbers, trained, is added: y = Wx + b. A "
-        f"block from left to right, each frozen part with the length of its trained bias: W_q, W_k and W_v {d} each, "
+        f"A block from left to right, each frozen part with the length of its trained bias: W_q, W_k and W_v {d} each, "
         f"attention none, W_o {d}, norm {d}, W_up {wide}, GELU none, W_down {d}, norm {d}: {7 * d + wide} in all",
     )
-    return without_axes(ax, (-0.4, 17.9), (0, 5.6))
+    return without_axes(ax, (-0.4, 17.9), (-0.05, 3.3))
 
 
 def masks(chosen: Mapping[str, Any]) -> Sequence[Axes]:
-    r"""Masks of one matrix side by side, each entry a point: dark trains. Under each, how many entries that are.
-    Rows are outputs, columns inputs.
+    r"""Masks of one matrix side by side, each entry a point: dark trains. Rows are outputs, columns inputs.
 
     chosen: label -> boolean array (out, in).
     """
-    panels = plt.subplots(1, len(chosen), figsize=(2.6 * len(chosen), 3.1), squeeze=False)[1]
+    panels = plt.subplots(1, len(chosen), figsize=(1.95 * len(chosen), 2.4), squeeze=False)[1]
     panels = panels[0]
     for ax, (label, mask) in zip(panels, chosen.items(), strict=True):
         mask = np.asarray(mask, dtype=bool)
         # A point for each entry that trains: an image this fine would lose single ones.
         row, column = np.nonzero(mask)
-        ax.scatter(column, row, s=1.5, color=COLOURS[0], linewidths=0)
+        ax.scatter(column, row, s=1, color=COLOURS[0], linewidths=0)
         ax.set_xlim(-0.5, mask.shape[1] - 0.5)
         ax.set_ylim(mask.shape[0] - 0.5, -0.5)
         ax.set_aspect("equal")
-        ax.set_title(label)
-        ax.set_xlabel(f"inputs\n({mask.sum():,} of {mask.size:,} entries)", fontsize=9)
+        ax.set_title(label, fontsize=10)
+        ax.set_xlabel("inputs", fontsize=9)
+        says(ax, f"{mask.sum():,} of {mask.size:,} entries")
         ax.set_xticks([])
         ax.set_yticks([])
         ax.spines[:].set_visible(True)

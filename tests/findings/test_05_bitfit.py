@@ -1,7 +1,6 @@
 r"""What 05 says of the stored runs, and of its own."""
 
 import itertools
-import math
 import re
 
 import families
@@ -9,10 +8,10 @@ import nbformat
 import pytest
 import torch
 from finding import ROOT, once_beside, printed, read, said, tenths, tied
-from peft import BeftConfig, LNTuningConfig, ShiraConfig, get_peft_model
+from peft import LNTuningConfig, ShiraConfig, get_peft_model
 from transformers import AutoConfig
 
-from coursekit import counts, methods
+from coursekit import counts
 from coursekit.checks import bitfit_train
 from coursekit.checks.draw import Draw
 from coursekit.comparison import candidates
@@ -30,13 +29,12 @@ PAGE = "05_bitfit"
 #: The pairs of its table: one family, whose verdicts are adjusted together.
 PAIRS = [
     ("random mask", "full"), ("bitfit", "probe-cls"), ("bitfit", "probe"), ("bitfit", "full"),
-    ("bitfit, 600 steps", "probe"), ("bitfit-query", "bitfit"), ("bitfit-query", "full"),
-    ("random mask", "bitfit"), ("top 1", "bitfit"), ("far", "random mask"),
+    ("bitfit, 600 steps", "probe"), ("random mask", "bitfit"), ("top 1", "bitfit"), ("far", "random mask"),
 ]  # fmt: skip
 
 
 #: The rows of its picture.
-SHOWN = {"full, 600 steps", "top 6", "top 2", "norms", *(arm for pair in PAIRS for arm in pair)}
+SHOWN = {"top 6", "top 2", "norms", *(arm for pair in PAIRS for arm in pair)}
 
 
 @pytest.fixture(scope="module")
@@ -56,54 +54,8 @@ def test_how_little_has_to_train(runs, family):
     low, high = (f"{-100 * end:.1f}".replace("-", "−") for end in (found.high, found.low))
     behind = f"{-100 * found.value:.1f} points behind ({low} to {high})"
     said(PAGE, f"A random mask, {share:.1f} % of the parameters, shows {found.verdict} from full fine-tuning: {behind}")
-
-
-def test_query_and_up_save_what_the_mask_does_not(runs, family):
-    r"""They work as all biases do, whose share of the products the table has; of the activations theirs is less. Of the
-    accuracy both have the same verdict beside full fine-tuning, and beside each other they are equal.
-    """
-    found, few = family["bitfit-query", "full"], runs.parameters("bitfit-query")
-    assert found.verdict == "no clear difference" and found.high < 0
-    mask = family["random mask", "full"]
-    assert mask.verdict == found.verdict
-    assert runs.difference("random mask", "bitfit-query").verdict == "equal for practical purposes"
-    said(PAGE, f"Query and up lie {-100 * found.value:.1f} behind, not clear among ten comparisons.")
-    assert len(family) == 10
-    model, batch = page_batch()
-    kept = {}
-    for kind, ends in {"few": ("query.bias", "intermediate.dense.bias"), "blocks": (".weight", ".bias")}.items():
-        for name, p in model.named_parameters():
-            p.requires_grad_("classifier" in name or ("encoder.layer" in name and name.endswith(ends)))
-        if kind == "few":
-            assert methods.trainable(model) == few
-        kept[kind] = measure(model, batch).activations
-    assert kept["few"] < 0.8 * kept["blocks"]
-    (by, *ends), (points, *others) = (
-        [f"{-100 * end:.1f}".replace("-", "−") for end in (one.value, one.high, one.low)] for one in (mask, found)
-    )
-    drawn, biases = (100 * n / runs.parameters("full") for n in (runs.parameters("random mask"), few))
-    said(PAGE, f"After 300 steps neither {drawn:.1f} % of the parameters, drawn by chance ({by} points behind, "
-               f"{' to '.join(ends)}), nor the biases of query and up, {biases:.2f} % ({points}, {' to '.join(others)}"
-               "), are clearly behind full fine-tuning; only these biases save work and activations.")  # fmt: skip
-
-
-def test_query_and_up_take_a_higher_rate(runs, family):
-    r"""At BitFit's rate each seed has less than at the best one, and their mean less than BitFit's, which fails at 0.01
-    on film and is best there on a third task.
-    """
-    few, third = "bitfit-query", results.read("source")
-    low = runs.at(few, runs.rate("bitfit"))
-    own, best = low.difference(few, "bitfit"), family[few, "bitfit"]
-    assert own.value < 0 < best.value and (own.verdict, best.verdict) == ("no clear difference",) * 2
-    assert max(low.seeds(few)) < min(runs.seeds(few))
-    assert runs.at(few, 0.01).accuracy(few).value > runs.accuracy("bitfit").value  # where most runs of BitFit fail
-    assert round(runs.rate(few) / runs.rate("bitfit")) == 10
-    said(PAGE, f"On film query and up take a higher rate than BitFit. At BitFit's {runs.rate('bitfit')} they are "
-               f"behind BitFit, at ten times that {100 * best.value:.1f} ahead; neither is clear.")  # fmt: skip
-    assert third.rate("bitfit") == 0.01 and len(third.seeds("bitfit")) == 3
-    assert min(third.seeds("bitfit")) > max(third.seeds("constant")) + 0.3
-    assert few not in {*third.arms, *results.read("product").arms}
-    said(PAGE, "learn nothing on film; on another task all learn.")
+    said(PAGE, f"After 300 steps {share:.1f} % of the parameters, drawn by chance, show {found.verdict} from full "
+               "fine-tuning;")  # fmt: skip
     assert runs.rate("bitfit") == 3e-3
     said(PAGE, "here 5e-3 (tuned it is 3e-3)")
 
@@ -111,27 +63,16 @@ def test_query_and_up_take_a_higher_rate(runs, family):
 def test_bitfit_and_its_rivals(runs, family):
     own, near, late = family["bitfit", "probe-cls"], family["bitfit", "probe"], family["bitfit, 600 steps", "probe"]
     assert (own.verdict, near.verdict, late.verdict) == ("better", "no clear difference", "better")
-    assert runs.steps("bitfit") == runs.steps("bitfit-query") == 300 and runs.steps("probe") == 0
-    rival = tenths(late).removeprefix("better ").replace(" points", "")
-    said(PAGE, f"BitFit beats the probe on [CLS] {tenths(own).removeprefix('better ')}, the cheap rival only after 600 "
-               f"steps, {rival}; it was not run on the mean.")  # fmt: skip
-    assert not any("bitfit" in arm for arm in results.read("mean").arms)
-    said(PAGE, f"and clearly ahead of a probe on the mean only after 600 steps, {rival}.")
-
-
-def test_norms_equal_bitfit_on_all_three_tasks(runs):
-    r"""Each task judged by itself."""
-    for task in (runs, results.read("product"), results.read("source")):
-        assert task.difference("norms", "bitfit").verdict == "equal for practical purposes"
-        assert task.parameters("norms") < task.parameters("bitfit") / 2
-    said(PAGE, "on all three tasks BitFit and the smaller norms.")
+    assert runs.steps("bitfit") == 300 and runs.steps("probe") == 0
+    rival = tenths(late).removeprefix("better ")
+    said(PAGE, f"BitFit beats the probe on the mean only after 600 steps, {rival}.")
 
 
 def test_full_fine_tuning_is_ahead_of_bitfit(runs, family):
     full = family["bitfit", "full"]
     assert full.verdict == "worse"
-    said(PAGE, f"Full fine-tuning is ahead of BitFit {tenths(full).removeprefix('worse ')}")
-    said(PAGE, f"All biases are {-100 * full.value:.1f} behind on film")
+    said(PAGE, f"BitFit is worse than full fine-tuning {tenths(full).removeprefix('worse ')}")
+    said(PAGE, f"all biases are {-100 * full.value:.1f} points behind on film.")
 
 
 def test_on_product_reviews_they_are_equal_and_not_on_a_third_task():
@@ -141,9 +82,9 @@ def test_on_product_reviews_they_are_equal_and_not_on_a_third_task():
     assert not {"random mask", "random-mask", "far"} & {*there.arms, *results.read("source").arms}
     third = results.read("source").differences(("bitfit", *there.arms), "full")["bitfit"]
     assert third.verdict == "worse"
-    said(PAGE, "On product reviews they are equal for practical purposes, on a third task BitFit is "
+    said(PAGE, "On product reviews the two are equal for practical purposes; on a third task BitFit is "
                f"{-100 * third.value:.1f} behind (notebook 10).")  # fmt: skip
-    said(PAGE, "Not known: what decides; masks, FAR, query and up on other tasks")
+    said(PAGE, "Not known: whether masks do as well on other tasks")
 
 
 def test_twice_the_steps_do_not_close_the_gap(runs):
@@ -161,7 +102,6 @@ def test_twice_the_steps_do_not_close_the_gap(runs):
     low, high = (f"{100 * end:.1f}" for end in (behind.low, behind.high))
     said("data/evidence/README.md", f"BitFit against full fine-tuning: worse by {100 * behind.value:.1f} points "
                                     f"({low} to {high}). BitFit's rate, searched again, stays")  # fmt: skip
-    said(PAGE, f"by [{100 * behind.value:.1f}](../data/evidence/README.md) after twice the steps.")
 
 
 def test_at_a_higher_rate_most_runs_of_bitfit_learn_nothing(runs):
@@ -178,32 +118,27 @@ def test_the_number_of_parameters_does_not_order_methods(runs, family):
     assert (found.verdict, last.verdict) == ("better", "equal for practical purposes")
     assert round(mask / small, 1) == 2
     verdict, _, points = tenths(found).partition(" by ")
-    said(PAGE, f"The random mask, twice BitFit's size, is {verdict} by {points}.")
-    assert runs.rate("random mask") > 3 * runs.rate("bitfit")
-    said(PAGE, f"Random masks need a high rate (Xu and Zhang); ours took {runs.rate('random mask')}; "
-               "at BitFit's rate that lead is unclear.")  # fmt: skip
-    low = runs.at("random mask", runs.rate("bitfit"))
-    assert low.difference("random mask", "bitfit").verdict == "no clear difference"
-    assert len(low.seeds("random mask")) == 3
+    said(PAGE, f"The random mask, twice BitFit's size, is {verdict} by {points}; BitFit and the last block are "
+               "equal for practical purposes.")  # fmt: skip
     said(PAGE, f"BitFit or a random mask over all blocks, {mask:,} parameters with its head?")
     times = runs.parameters("top 1") / small
-    said(PAGE, "Equal for practical purposes: BitFit and the last block")
     said(PAGE, f"does the last block alone, {times:.0f} times BitFit's size, beat BitFit?")
-    said(PAGE, "Across kinds, how many parameters train does not decide")
+    said(PAGE, "How many parameters train does not decide.")
 
 
 def test_far_is_equal_to_the_random_mask(runs, family):
     assert family["far", "random mask"].verdict == "equal for practical purposes"
-    said(PAGE, "Equal for practical purposes: BitFit and the last block, FAR and the mask")
+    assert round(runs.parameters("far") / runs.parameters("random mask")) == 13
+    said(PAGE, "FAR and the mask are equal for practical purposes, though FAR trains thirteen times as many.")
 
 
 def test_what_the_probes_and_the_rates_are(runs):
     assert runs.parameters("probe") == runs.parameters("probe-cls") == 385
     card = (ROOT / "data" / "evidence" / "selective.md").read_text(encoding="utf-8")
-    (size, sentences) = re.search(r"batches of (\d+); 300 steps are \S+ of the (\S+) training", card).groups()
-    said(PAGE, f"300 steps of {size}, so {300 * int(size):,} sentences, unless the picture says otherwise")
-    said(PAGE, "Both are logistic regressions, trained to convergence on all "
-               f"{sentences} sentences")  # fmt: skip
+    assert "batches of 16; 300 steps are" in card
+    said(PAGE, "MiniLM on film sentences, 300 steps unless said, three seeds, learning rates tuned on validation "
+               "sentences.")  # fmt: skip
+    said(PAGE, "Both are logistic regressions, trained to convergence.")
     for arm in SHOWN - {"probe", "probe-cls"}:
         name, steps = arm.removesuffix(", 600 steps"), runs.steps(arm)
         tried = {run.cell.rate for run in runs.runs if (run.cell.arm, run.cell.steps) == (name, steps)}
@@ -212,9 +147,6 @@ def test_what_the_probes_and_the_rates_are(runs):
         assert min(tried) < runs.rate(arm) < max(tried), arm
         assert {f"{rate:e}"[0] for rate in tried} <= {"1", "3"}, arm
         assert all(3 <= round(high / low, 1) <= 3.4 for low, high in itertools.pairwise(sorted(tried))), arm
-    lowest, *_, highest = sorted((runs.rate(arm), arm) for arm in SHOWN - {"probe", "probe-cls"})
-    assert (lowest, highest) == ((3e-5, "full, 600 steps"), (0.03, "bitfit-query"))
-    said(PAGE, "Learning rates are tuned on validation sentences, from 3e-5 (full, 600 steps) to 0.03 (query and up).")
 
 
 def test_no_row_is_preliminary(runs):
@@ -226,8 +158,7 @@ def test_no_row_is_preliminary(runs):
     assert not [arm for arm in SHOWN if rows.get(arm)]
     assert not [arm for arm in SHOWN if runs.steps(arm) == 300 and once_beside(runs, arm)]
     assert not [cell.id for cell in read(PAGE).cells if "†" in str(cell)], "marked in text, code or picture"
-    said(PAGE, "Query and up are the biases that Ben Zaken et al. chose, compared here after seeing the results; norms "
-               "are from Zhao et al. (2024).")  # fmt: skip
+    said(PAGE, "Norms are from Zhao et al. (2024).")
 
 
 def test_what_the_stored_masks_and_learners_are(runs):
@@ -263,7 +194,7 @@ def test_what_reads_cls_and_who_trains_the_pooler(runs):
     blocks, head = (sum(n for name, n in size.items() if part in name) for part in ("encoder.layer", "classifier"))
     weight = size["bert.pooler.dense.weight"]
     assert runs.parameters("top 6") == blocks + head and runs.parameters("full") == sum(size.values())
-    assert max(runs.parameters(arm) for arm in ("bitfit", "norms", "bitfit-query")) < weight  # of 147,456 numbers
+    assert max(runs.parameters(arm) for arm in ("bitfit", "norms")) < weight  # of 147,456 numbers
     assert candidates.EVERY["random-mask"].method.among(model.config) == blocks
     far = candidates.EVERY["far"].method.learners_of(model.config)
     assert len(far) == 2 * model.config.num_hidden_layers  # up and down of each block, all that it trains
@@ -271,12 +202,6 @@ def test_what_reads_cls_and_who_trains_the_pooler(runs):
     card = (ROOT / "data" / "evidence" / "pooling.md").read_text(encoding="utf-8")
     assert "The checkpoint was trained for the mean, and its pooler never" in card
     said(PAGE, "through the pooler, a layer that this checkpoint never trained")
-
-
-def test_what_is_not_known(runs):
-    r"""No arm of any card trains learners drawn by chance."""
-    assert [arm for arm in runs.arms if "far" in arm] == ["far"]
-    said(PAGE, "whether FAR's ranking beats chance")
 
 
 # The notebook's own run ------------------------------------------------------------------------------------
@@ -301,9 +226,7 @@ def test_the_slide_is_told_as_it_is():
 
 def test_far_is_told_as_it_is():
     off = printed(PAGE, r"as on the slide is off by (\d+) %")[0]
-    unrelated = 100 * math.sqrt(2)
-    assert abs(int(off) - unrelated) < 5
-    said(PAGE, f"As on the slide a layer is off by {off} %, about as much as an unrelated vector of its length")
+    said(PAGE, f"As on the slide a layer is off by {off} %:")
     spread = printed(PAGE, r"the node that moved most, (\d\.\d) times")[0]
     said(PAGE, f"in this run the last block's nodes moved equally far within a factor of {spread}")
 
@@ -321,32 +244,24 @@ def test_the_costs_are_told_as_they_are():
     assert abs(saved[0] - 1 / 3) < 0.01 and abs(saved[1] - 1 / 4) < 0.03
     said(PAGE, f"Time follows your count, a little above it. In this run the last two blocks took {two[2]}, BitFit "
                f"{bitfit[2]}: a quarter saved, not a third.")  # fmt: skip
-    said(PAGE, f"{bitfit[3]} MB with BitFit, nearly all of it weights, {everything[3]} where everything trains, "
-               "as in FAR's priming.")  # fmt: skip
+    said(PAGE, f"{bitfit[3]} MB with BitFit, nearly all of it weights, {everything[3]} where everything trains.")
     assert 12 * int(bitfit[0].replace(",", "")) < 0.01 * 1e6 * int(bitfit[3])
     said(PAGE, f"{full[4]} MB where all blocks train")
-    said(PAGE, f"{bitfit[4]} with BitFit, which keeps no matrix's input, only what attention, GELU, norms and dropout "
-               "need")  # fmt: skip
+    said(PAGE, f"{bitfit[4]} with BitFit, which keeps no matrix's input")
     done, far = printed(PAGE, r"\nFAR, up only +[\d,]+ +– +([\d.]+) +\d+ +(\d+)\n")
     assert float(done) < float(everything[2]) and int(far) < int(everything[4])
-    said(PAGE, f"FAR (no count: it trains parts of matrices) took {done}, its priming not counted; "
-               f"everything, whose embeddings your count leaves out, {everything[2]}; a random mask, which copies "
-               f"each matrix, {mask[2]}.")  # fmt: skip
+    said(PAGE, f"A random mask, which copies each matrix, took {mask[2]}.")
     assert float(mask[2]) > float(everything[2])
     entries = Entries(torch.zeros(4, 4), torch.tensor([5]))
     with torch.no_grad():
         assert entries.written(base := torch.ones(4, 4)).data_ptr() != base.data_ptr() and base.sum() == 16
-    said(PAGE, f"{far} with FAR, since attention and down are frozen and the gradient ends at the lowest up. The split "
-               "itself saves none")  # fmt: skip
+    said(PAGE, f"{far} with FAR, whose gradient ends at the lowest up. The split itself saves none")
     said(PAGE, f"{two[4]} with the last two blocks")
     assert mask[1] == full[1] == everything[1] == "1.00" and abs(int(mask[4]) - int(full[4])) < 6
-    config = AutoConfig.from_pretrained(sources.minilm(), num_labels=2)
-    assert config.hidden_dropout_prob > 0 < config.attention_probs_dropout_prob
     said(PAGE, "A random mask saves neither work nor activations")
     assert 0.5 < 1 - int(full[0].replace(",", "")) / int(everything[0].replace(",", "")) < 0.55
     said(PAGE, "Gradients and Adam's moments go with the number that trains, work and activations with how deep a "
                "selection reaches and whether matrices train")  # fmt: skip
-    said(PAGE, f"the last two of six blocks cost {two[1]} of the products, BitFit {bitfit[1]}.")
 
 
 def page_batch():
@@ -357,9 +272,9 @@ def page_batch():
     return model, batch
 
 
-@pytest.mark.parametrize("kind", ["bert", "qwen2", "deberta-v2"])
+@pytest.mark.parametrize("kind", ["bert", "qwen2"])
 def test_where_key_biases_matter(kind):
-    r"""Not where a score is q k alone: BERT's. Qwen2 rotates keys, DeBERTa-v2's meet the queries of positions."""
+    r"""Not where a score is q k alone: BERT's. Qwen2 rotates keys."""
     model = families.model(kind).double()
     ids = torch.tensor([[5, 9, 17, 23, 31, 8]])
     tokens = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
@@ -371,7 +286,7 @@ def test_where_key_biases_matter(kind):
             bias += torch.randn_like(bias)
         change = (model(**tokens).logits - before).abs().max()
     assert (change > 1e-6) == (kind != "bert") and (kind != "bert" or change < 1e-10)
-    said(PAGE, "Where keys also meet positions, as in Qwen2 (rotated) or DeBERTa-v2, their biases matter.")
+    said(PAGE, "Where keys are rotated by position, as in Qwen2, they matter.")
     said(PAGE, "Key biases can do nothing where a score is $q\\cdot k$ alone")
 
 
@@ -422,20 +337,6 @@ def test_what_peft_has_instead_of_bitfit():
     def training(model):
         return [name for name, p in model.named_parameters() if p.requires_grad]
 
-    ids = torch.tensor([[101, 2143, 102]])
-    tokens = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    own = adapted(BeftConfig(target_modules=["query"]))
-    assert {name.split(".")[-2] for name in training(own)} == {"beft_bias"}
-    with torch.no_grad():
-        untouched = own(**tokens).logits
-        for p in own.parameters():
-            if p.requires_grad:
-                p += 1
-        assert not torch.allclose(own(**tokens).logits, untouched)
-        with own.disable_adapter():
-            assert torch.equal(own(**tokens).logits, untouched)
-    said(PAGE, "a bias of its own beside that of each linear layer you name, so that switching it off gives the base "
-               "back")  # fmt: skip
     with pytest.raises(ValueError, match="target_modules"):
         adapted(LNTuningConfig())
     norms = training(adapted(LNTuningConfig(target_modules=["LayerNorm"])))
