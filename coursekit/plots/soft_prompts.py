@@ -22,7 +22,7 @@ def soft_prompt_places() -> Sequence[Axes]:
     the input, and P-tuning's virtual tokens themselves, which come from a network. A prefix and LLaMA-Adapter's prompts
     have no input below them: they stand in the blocks, the latter apart and behind a gate.
     """
-    panels = plt.subplots(1, len(_SOFT_PROMPTS), figsize=(9.2, 2.9))[1]
+    panels = plt.subplots(1, len(_SOFT_PROMPTS), figsize=(8.2, 2.7))[1]
     trained, computed, text = COLOURS[1], "#f6ddb8", "#dfe3e6"
     n, tokens, layers, top = 3, 5, 5, 3  # virtual tokens and tokens of the text; blocks, and those with prompts
     for ax, name in zip(panels, _SOFT_PROMPTS, strict=True):
@@ -39,23 +39,17 @@ def soft_prompt_places() -> Sequence[Axes]:
                         colour = trained
                 x = position + (gap if position >= n else 0)
                 ax.add_patch(plt.Rectangle((x, level + (0.25 if level else 0)), 0.86, 0.8, color=colour))
-            if gap and level > layers - top:
-                ax.text(n + gap / 2 - 0.07, level + 0.65, "× g +", ha="center", va="center", fontsize=9)
-        for position in range(n) if name == "P-tuning" else ():
-            ax.text(position + 0.43, 0.4, "h", ha="center", va="center", fontsize=8)
-        for place in range(n * layers) if name == "prefix tuning" else ():  # a key and a value, no vector of the input
-            ax.text(place % n + 0.43, place // n + 1.65, "kv", ha="center", va="center", fontsize=7)
-        if gap:
-            ax.text(0, 0.4, "g: the gate", va="center", fontsize=8)
         if name == "P-tuning":
-            ax.add_patch(plt.Rectangle((0, -0.95), n - 0.14, 0.75, color=trained))
-            ax.text((n - 0.14) / 2, -0.58, "network", ha="center", va="center", fontsize=7)
+            ax.add_patch(plt.Rectangle((0, -1.25), n - 0.14, 0.85, color=trained))
+            ax.text((n - 0.14) / 2, -0.82, "network", ha="center", va="center", fontsize=8)
         else:
-            ax.text(0, -0.3, "prefix" if name == "prefix tuning" else "prompt", va="top", fontsize=8)
-        ax.text(n + tokens / 2 + gap, -0.3, "text", ha="center", va="top", fontsize=8)
+            ax.text(0, -0.35, "prefix" if name == "prefix tuning" else "prompt", va="top")
+        if gap:
+            ax.text(n + gap / 2 - 0.07, layers - 0.35, "gate", ha="center", va="center", fontsize=9)
+        ax.text(n + tokens / 2 + gap, -0.35, "text", ha="center", va="top")
         ax.set_title(name)
         ax.set_xlim(-0.2, n + tokens + 1.9)
-        ax.set_ylim(-1.1, layers + 1.4)
+        ax.set_ylim(-1.4, layers + 1.4)
         ax.set_xticks([])
         ax.set_yticks([0.4, *(level + 0.65 for level in range(1, layers + 1))], ["input", *range(1, layers + 1)])
         ax.tick_params(length=0)

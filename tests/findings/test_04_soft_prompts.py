@@ -23,7 +23,6 @@ from coursekit.comparison.candidates import CANDIDATES
 from coursekit.experiments import results
 from coursekit.experiments.intervals import Difference, difference
 from coursekit.experiments.results import Results
-from coursekit.experiments.run import FITTED_ON, threshold
 from coursekit.methods import PromptTuning
 from coursekit.models import load_decoder, load_encoder
 from coursekit.tasks import load_task
@@ -31,34 +30,21 @@ from coursekit.training.optimizers import make_optimizer
 
 PAGE = "04_soft_prompts"
 #: The rows of its picture.
-SHOWN = [
-    "head", "p-tuning-lstm", "prompt-20-text", "prefix-1", "prefix-20", "prefix-20-network", "prompt-20, 600 steps",
-    "prefix-20, 600 steps",
-]  # fmt: skip
+SHOWN = ["head", "p-tuning-lstm", "prompt-20-text", "prefix-1", "prefix-20", "prefix-20, 600 steps"]
 #: With the picture's lines.
 NAMED = [*SHOWN, "probe-cls", "probe", "full, 600 steps"]
 #: The rows of its table.
 PAIRS = [
-    ("prefix-20", "probe-cls"), ("prompt-20-text", "probe-cls"), ("head", "probe-cls"), ("prompt-20-text", "head"),
-    ("p-tuning-lstm", "head"), ("prefix-1", "prompt-20-text"), ("prefix-20, 600 steps", "probe"),
+    ("prefix-20", "probe-cls"), ("prompt-20-text", "probe-cls"), ("p-tuning-lstm", "probe-cls"),
+    ("prompt-20-text", "head"), ("prefix-1", "prompt-20-text"), ("prefix-20", "probe"),
     ("prefix-20, 600 steps", "full, 600 steps"),
 ]  # fmt: skip
-
-
-def by(found: Difference) -> str:
-    r"""Size with the table's decimals, whatever the sign: "by 5.0 points"."""
-    return f"by {abs(100 * found.value):.1f} points"
 
 
 def unsigned(found: Difference) -> str:
     r"""Size and interval of a gain, or of a loss, without signs: "3.8 points (1.5 to 6.1)"."""
     up = found if found.value > 0 else -found
     return f"{100 * up.value:.1f} points ({ranges(up)})"
-
-
-def ends(found: Difference) -> str:
-    r"""Its interval, with the table's decimals: "−3.1 to +0.8"."""
-    return found.in_points().split("(")[1].removesuffix(")")
 
 
 def ranges(found: Difference) -> str:
@@ -82,9 +68,8 @@ def test_what_each_row_had(film):
     assert "- **seeds**: 0, 1, 2" in card
     assert {film.steps(arm) for arm in SHOWN} == {300, 600}
     assert "2009 test sentences" in card and printed(PAGE, "(2,009 test sentences, three seeds)")
-    assert "batches of 16; 300 steps are 0.64 of the 7,530 training sentences" in card and 300 * 16 == 4_800
-    said(PAGE, "300 steps (4,800 of 7,530 sentences) at the learning rate that was best on validation, or 600, the "
-               "rate [searched again](../data/evidence/methods.md).")  # fmt: skip
+    said(PAGE, "300 steps at the learning rate that was best on validation; one prefix and full fine-tuning have 600.")
+    assert [arm for arm in NAMED if film.steps(arm) == 600] == ["prefix-20, 600 steps", "full, 600 steps"]
     searched = results.read("methods")
     for arm, rates in (("prompt", {0.003, 0.01}), ("prefix", {0.01, 0.03})):  # in that file; here at the chosen rate
         longer = [run.cell.rate for run in film.runs if (run.cell.arm, run.cell.steps) == (f"{arm}-20", 600)]
@@ -95,19 +80,10 @@ def test_what_each_row_had(film):
         tried = film.by_rate(arm)
         assert arm.startswith("probe") or not tried or min(tried) < film.rate(arm) < max(tried), arm
     assert film.steps("probe") == film.steps("probe-cls") == 0, "their loss is at its minimum, whatever the steps"
-    said(PAGE, "The fair baseline reads the same: a linear probe on [CLS], logistic regression on all sentences, "
-               "trained to its end.")  # fmt: skip
-    said(PAGE, "A second reads the tokens' mean, for which MiniLM was trained.")
+    said(PAGE, "The fair baseline reads the same: a linear probe on [CLS], logistic regression trained to its end.")
+    said(PAGE, "A second one reads the tokens' mean, for which MiniLM was trained.")
     said("data/evidence/pooling.md", "The checkpoint was trained for the mean, and its pooler never")
     said("data/evidence/probe.md", "Linear probes of MiniLM, trained to their end: logistic regression")
-
-
-def test_full_fine_tuning_has_two_rates_of_one_level_at_600_steps(film):
-    rates = tied(film, "full", 600)
-    assert rates == [film.rate("full, 600 steps"), film.rate("full")] == [3e-5, 1e-4]
-    higher = film.at("full", rates[1]).difference("prefix-20, 600 steps", "full, 600 steps").in_points()
-    printed(PAGE, "(Last row: full fine-tuning at 3e-5; against 1e-4, level on validation, "
-                  rf"{re.escape(higher)})")  # fmt: skip
 
 
 def test_nothing_is_preliminary(film):
@@ -118,20 +94,17 @@ def test_nothing_is_preliminary(film):
 def test_where_soft_prompts_start_and_what_their_head_reads(film):
     card = (ROOT / "data/evidence/soft_prompts.md").read_text(encoding="utf-8")
     assert "The head reads the same in every row, the pooled [CLS] of the text" in card
-    said(PAGE, "Each method also trains a classifier, at the same rate, on the text's [CLS], behind MiniLM's pooler")
+    said(PAGE, "Each method also trains a classifier on the text's [CLS], behind MiniLM's untrained pooler.")
     one = torch.nn.Linear(2, 2)
     assert [group["lr"] for group in make_optimizer("adamw", one.parameters(), 0.1, 0.0).param_groups] == [0.1]
     topic = (ROOT / "benchmarks/topics/soft_prompts.py").read_text(encoding="utf-8")
-    assert '("prompt-20", PromptTuning(n=20), 1e-1)' in topic and PromptTuning(n=20).init == "vocabulary"
     assert '("prompt-20-text", PromptTuning(n=20, init="text", init_ids=QUESTION), 1e-1)' in topic
     ids = [int(one) for one in re.search(r"QUESTION = \(([\d, ]+)\)", topic)[1].split(",")]
     asked = load_encoder()[1].decode(ids)
     cell = next(cell.source for cell in read(PAGE).cells if cell.id == "04-008")
     assert re.search(r'question = "(.+?)\\n"', cell)[1].lower() == asked
-    short = film.seeds("prompt-20")
-    assert "prompt-20, 600 steps" in SHOWN and "prompt-20" not in SHOWN and film.steps("prompt-20") == 300
-    said(PAGE, "A prompt starts from section 1's question; that of 600 steps from vocabulary words (seeds after 300, "
-               f"not drawn: {min(short):.2f} to {max(short):.2f}).")  # fmt: skip
+    assert [arm for arm in SHOWN if arm.startswith("prompt")] == ["prompt-20-text"]
+    said(PAGE, "A prompt starts from section 1's question.")
 
 
 def test_the_pooler_is_frozen_and_was_never_trained(film):
@@ -139,7 +112,6 @@ def test_the_pooler_is_frozen_and_was_never_trained(film):
     assert '("probe-cls", out.pooler_output)' in (ROOT / "benchmarks/topics/probe.py").read_text(encoding="utf-8")
     head, prompt, prefix = (film.parameters(arm) for arm in ("head", "prompt-20", "prefix-20"))
     assert head == 2 * 384 + 2 and prompt == head + 20 * 384 and prefix == head + 20 * 2 * 6 * 384, "no pooler"
-    said(PAGE, "pooler, an untrained layer.")
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +132,7 @@ def test_no_prompt_is_shown_to_beat_the_probe_of_what_it_reads(film, pairs):
     beside_mean = film.differences(prompts, "probe")
     assert "better" not in {found.verdict for found in beside_mean.values()}
     said(PAGE, "No prompt is shown to.")
-    said(PAGE, "On MiniLM a prefix works, a prompt is not shown to")
+    said(PAGE, "; no prompt is shown to.")
     assert pairs["prompt-20-text", "probe-cls"].verdict == "no clear difference"
     assert max(family, key=lambda arm: family[arm].value) == "prompt-20-text"  # the one whose row the table has
 
@@ -172,15 +144,11 @@ def test_beside_the_same_classifier_without_a_prompt(film, pairs):
     assert asked.verdict == "better" and len(family) == 6
     assert film.steps("head") == 300
     said(PAGE, "[Stored runs](../data/evidence/soft_prompts.md) of MiniLM")
-    behind, found, lstm = (
-        pairs[pair] for pair in (("head", "probe-cls"), ("prompt-20-text", "head"), ("p-tuning-lstm", "head"))
-    )
-    assert (behind.verdict, found.verdict, lstm.verdict) == ("worse", "better", "no clear difference")
+    found, level = pairs["prompt-20-text", "head"], pairs["prompt-20-text", "probe-cls"]
+    assert (found.verdict, level.verdict) == ("better", "no clear difference")
     assert len(stored) == 7 and max(stored, key=lambda arm: film.accuracy(arm).value) == "prompt-20-text"
-    assert film.rate("head") == pytest.approx(100 * film.rate("p-tuning-lstm"))
-    said(PAGE, f"The classifier alone is {unsigned(behind)} behind that probe. The best of seven prompts, from a "
-               f"question, makes up {unsigned(found).replace(' points', '')} of these; P-tuning, at a hundredth of the "
-               f"classifier's rate, nothing that shows ({ends(lstm)}).")  # fmt: skip
+    said(PAGE, f"A prompt gains, but too little. The best of seven, from a question, is {unsigned(found)} ahead of the "
+               "classifier alone, and shows no clear difference to the probe.")  # fmt: skip
 
 
 def test_one_vector_in_every_block_is_ahead_of_a_prompt_with_more_numbers(film, pairs):
@@ -194,59 +162,34 @@ def test_one_vector_in_every_block_is_ahead_of_a_prompt_with_more_numbers(film, 
                f"numbers, is {value} points ({low} to {high}) ahead of that prompt.")  # fmt: skip
 
 
-def test_beside_the_probe_on_the_mean_and_full_fine_tuning(film, pairs):
-    prefix = "prefix-20, 600 steps"
-    probe, full = pairs[prefix, "probe"], pairs[prefix, "full, 600 steps"]
-    higher = film.at("full", film.rate("full")).difference(prefix, "full, 600 steps")
-    assert (probe.verdict, full.verdict, higher.verdict) == ("better", "worse", "worse")
-    assert higher.p < 0.05 / (len(PAIRS) + 1)
-    family = film.differences(soft(film), "probe")
-    assert [arm for arm, found in family.items() if found.verdict == "better"] == [prefix]
-    level, furthest = beside_a_lower_rate(film)
-    assert (level.verdict, furthest.verdict) == ("equal for practical purposes", "worse")
-    said(PAGE, "Only the 600-step prefix is shown to beat the probe on the mean, "
-               f"{by(probe).removesuffix(' points')}, at one of two tied rates; at the other they are equal "
-               f"({ends(level)}). Full fine-tuning is {by(full)[3:].removesuffix(' points')} to {by(furthest)[3:]} "
-               "further (two tied rates each).")  # fmt: skip
-
-
-def beside_a_lower_rate(film: Results) -> tuple[Difference, Difference]:
-    r"""The 600-step prefix, at the lower of its two tied rates, minus the probe on the mean, and minus full fine-tuning
-    at the rate that is furthest ahead. The probe on [CLS] is behind at that rate, too.
-    """
-    methods = results.read("methods", "probe")
+def test_full_fine_tuning_stays_ahead_at_whatever_rates_tie(film, pairs):
+    full = pairs["prefix-20, 600 steps", "full, 600 steps"]
+    assert full.verdict == "worse" and tied(film, "full", 600) == [film.rate("full, 600 steps"), film.rate("full")]
+    methods = results.read("methods")
     prefix, taken = "prefix, 600 steps", methods.rate("prefix, 600 steps")
     (other,) = {run.cell.rate for run in methods.runs if (run.cell.arm, run.cell.steps) == ("prefix", 600)} - {taken}
     lower = methods.at("prefix", other)
     assert (other, taken) == (0.01, film.rate("prefix-20, 600 steps"))
     assert 0 < methods.validation(prefix) - lower.validation(prefix) < 0.5 / 300, "tied, as in `tied`"
-    assert lower.difference(prefix, "probe-cls").verdict == "better"
-    full = [
+    found = [
         one.at("full", rate).difference(prefix, "full, 600 steps")
         for one in (methods, lower) for rate in tied(methods, "full", 600)
     ]  # fmt: skip
-    assert {one.verdict for one in full} == {"worse"}
-    nearest = max(full, key=lambda one: one.value)
-    assert nearest.value == methods.difference(prefix, "full, 600 steps").value
-    return lower.difference(prefix, "probe"), min(full, key=lambda one: one.value)
+    assert {one.verdict for one in found} == {"worse"} and max(one.value for one in found) == full.value
+    said(PAGE, f"After 600 steps it leads the prefix by {unsigned(full)}, and by more at other rates that tie on "
+               "validation.")  # fmt: skip
 
 
 def test_a_prefix_of_twenty_beats_the_probe_of_what_it_reads(film, pairs):
     twenty = pairs["prefix-20", "probe-cls"]
     assert twenty.verdict == "better"
-    mean = film.difference("prefix-20", "probe")
-    assert mean.verdict == "no clear difference"
+    assert pairs["prefix-20", "probe"].verdict == "no clear difference"
     said(PAGE, "A prefix works here: twenty vectors, trained directly, beat the probe on [CLS] "
                f"{tenths(twenty).removeprefix('better ')}.")  # fmt: skip
-    said(PAGE, f"twenty vectors in each block, trained directly, beat a linear probe on [CLS] {by(twenty)}.")
-    network = [film.difference("prefix-20-network", other) for other in ("head", "probe-cls", "prefix-20")]
-    assert {found.verdict for found in network} == {"no clear difference"}
-    apart = film.seeds("prefix-20-network")
-    assert max(apart) - min(apart) > 2 * max(max(own) - min(own) for own in map(film.seeds, ("prefix-1", "prefix-20")))
-    said(PAGE, "Twenty through the paper's network vary too much between seeds to say "
-               f"({min(apart):.2f} to {max(apart):.2f}).")  # fmt: skip
-    said(PAGE, "(PrefixTuning(hidden=512)); here one row of section 6 does.")
-    assert [arm for arm in SHOWN if "network" in arm] == ["prefix-20-network"]
+    said(PAGE, "twenty vectors in each block, trained directly, beat a linear probe on [CLS] "
+               f"by {unsigned(twenty)}; no prompt is shown to.")  # fmt: skip
+    said(PAGE, "The paper trains them through a small network; ours are trained directly.")
+    assert not any("network" in arm for arm in SHOWN)
     every = film.differences([*soft(film), "head"], "probe-cls")
     beyond = {arm for arm, found in every.items() if found.verdict == "better"}
     assert beyond == {"prefix-20", "prefix-20, 600 steps"}
@@ -262,66 +205,19 @@ def test_on_a_decoder():
     assert {len(run.correct) for arm in (fair, *arms) for run in decoder.arms[arm]} == {500}
     assert {decoder.steps(arm) for arm in arms} == {100}
     assert {run.cell.seed for arm in arms for run in decoder.arms[arm]} == {0, 1, 2}
-    assert printed(PAGE, "(100 steps, 500 test sentences)") and printed(PAGE, "(over sentences and three seeds)")
     assert CANDIDATES["prompt"].method == PromptTuning(n=20) and CANDIDATES["lora"].method.r == 8
-    assert decoder.parameters("prompt") == 20 * 576
-    times = decoder.parameters("lora") / decoder.parameters("prompt")
-    assert times == round(times)
-    said(PAGE, f"trains {times:.0f} times the prompt's numbers.")
-    family = decoder.differences(arms, fair)
-    assert [family[arm].verdict for arm in arms] == ["no clear difference", "better"] * 2
-    said(PAGE, f"In the first runs prompts are not shown to beat the threshold ({ends(family['prompt'])}).")
-    said(PAGE, "Whole sentences, another template, a prompt from vocabulary words.")
-    assert CANDIDATES["prompt"].method.init == "vocabulary"
-    assert load_task("film", "two").prompt("…") == "Film review: …\nSentiment:"
-    said(PAGE, 'template for a film sentence of at most eight words, review: "…" sentiment:.')
-    said(PAGE, f"the best threshold on {FITTED_ON} training sentences")
-    assert threshold(np.array([1.0, 2.0, 3.0]), np.array([False, True, True])) == 1.5
-    between = decoder.difference("prompt", "lora")
-    assert between.verdict == "no clear difference"
-    printed(PAGE, f"(Prompt minus LoRA, right: {re.escape(between.in_points())} points)")
-
-
-def test_the_runs_made_again_for_their_margins():
-    decoder, fair = results.read("decoder"), "untrained, fitted threshold"
-    for arm in ("lora", "prompt"):
-        assert decoder.rate(f"{arm} again") == decoder.rate(arm) and decoder.steps(f"{arm} again") == decoder.steps(arm)
-        assert {run.more["processor"] for run in decoder.arms[f"{arm} again"]} == {"AMD EPYC"}
-        assert {run.more["processor"] for run in decoder.arms[arm]} == {""}
-    found = decoder.differences(["prompt again", "lora again"], fair, of=results.AUC)["lora again"]
-    assert found.verdict == "better"
-    said(PAGE, "A prompt can beat the bare template's AUC, and can fail.")
-    value, low, high = (f"{100 * x:.1f}" for x in (found.value, found.low, found.high))
-    said(PAGE, f"LoRA beats it, too, by {value} points ({low} to {high}).")
+    lora = decoder.differences(arms[2:], fair, of=results.AUC)["lora again"]
+    assert lora.verdict == "better"
     untrained = decoder.accuracy(fair, results.AUC).value
     failed, *areas = (float(np.mean(one)) for one in decoder.scores("prompt again", results.AUC))
+    base, runs = decoder.scores(fair, results.AUC)[:1], decoder.scores("prompt again", results.AUC)
+    by_seed = decoder.paired({f"seed {i}": difference([one], base) for i, one in enumerate(runs)})
+    assert [found.verdict for found in by_seed.values()] == ["worse", "better", "better"]
     assert failed < 0.6 < untrained < min(areas) and len(areas) == 2
-    by_seed = {}
-    for of in ("", results.AUC):
-        base, runs = decoder.scores(fair, of)[:1], decoder.scores("prompt again", of)
-        by_seed[of] = decoder.paired({f"seed {i}": difference([one], base) for i, one in enumerate(runs)})
-    assert [found.verdict for found in by_seed[results.AUC].values()] == ["worse", "better", "better"]
-    assert [found.verdict for found in by_seed[""].values()] == ["worse", "better", "no clear difference"]
-    gains = [*by_seed[results.AUC].values()]
-    said(PAGE, "In longer runs two prompts of three beat the bare template's AUC; one failed.")
-    for seed, (right, area) in enumerate(zip(*(found.values() for found in by_seed.values()), strict=True)):
-        points = [re.escape(one.in_points()) for one in (right, area)]
-        assert printed(PAGE, rf"(prompt, run again, seed {seed}) +0\.\d+ +{points[0]} +0\.\d+ +{points[1]}")
-    assert decoder.ranked("prompt") is None and decoder.ranked("lora") is None
-    assert printed(PAGE, "(Run again, on another processor, as the first runs kept no AUC)")
-    before, after = (decoder.seeds(arm)[0] for arm in ("prompt", "prompt again"))
-    assert [[run.cell.seed for run in decoder.arms[arm]] for arm in ("prompt", "prompt again")] == [[0, 1, 2]] * 2
-    said(PAGE, f"Run again with the same seeds, one of three fell from {before:.3f} right to "
-               f"{after:.3f}; the others gain in AUC ({ranges(gains[1])} points and {ranges(gains[2])}).")  # fmt: skip
-
-
-def test_the_rates_beside_the_decoders():
-    decoder = results.read("decoder")
-    tried, chosen = decoder.by_rate("prompt"), decoder.rate("prompt")
-    below = max(rate for rate in tried if rate < chosen)
-    assert chosen == max(tried, key=tried.get) and round(100 * (tried[chosen] - tried[below]), 1) == 0.5
-    assert {run.cell.rate for run in decoder.runs if run.cell.arm == "prompt again"} == {chosen}
-    said(PAGE, "The rate below, half a point behind on validation, was not repeated.")
+    said(PAGE, "On SmolLM2 a prompt can help, and can fail. In [100 steps](../data/evidence/decoder.md) two seeds of "
+               f"three beat the untrained model's AUC of {untrained:.3f}; one fell to {failed:.3f}. LoRA gains "
+               f"{unsigned(lora)}.")  # fmt: skip
+    said(PAGE, 'template for a film sentence of at most eight words, review: "…" sentiment:.')
 
 
 def test_what_section_1_says_of_its_run():
@@ -333,24 +229,18 @@ def test_what_section_1_says_of_its_run():
     assert float(least.replace("−", "-")) < 0 < float(most)
     said(PAGE, f"the training takes the nine vectors from {before[0]:.2f} right to {after[0]:.2f}. But the "
                f"fitted threshold gets {fitted[0]:.2f} (not clearly less) and the "
-               f"question in words {question[0]:.2f} without training")  # fmt: skip
+               f"question in words {question[0]:.2f}")  # fmt: skip
     assert abs(after[0] - question[0]) < 0.05 and before[0] < template[0]
     low, high = printed(PAGE, r"AUC, trained minus untrained, \S+ \((\S+) to (\S+)\);")
     said(PAGE, f"the AUC is {before[1]:.2f} before and after.")
     assert before[1] == fitted[1] == after[1] == question[1]
-    said(PAGE, f"Not run: untrained vectors or a question in words (either took section 1's AUC from {template[1]:.2f} "
-               f"to {question[1]:.2f}); a prefix; large models.")  # fmt: skip
-    untrained = {arm for arm in results.read("decoder").arms if "untrained" in arm}
-    assert untrained == {"untrained", "untrained, fitted threshold"}
-    assert not any("prefix" in arm for arm in results.read("decoder").arms)
     assert float(low.replace("−", "-")) < 0 < float(high)
     said(PAGE, "Nothing here shows that the training did more than correct a lean")
-    said(PAGE, "On SmolLM2 nine vectors, trained briefly, are not shown to beat a threshold;")
+    said(PAGE, "nine, trained briefly, are not shown to beat a threshold.")
     cells = {cell.id: cell.source for cell in read(PAGE).cells}
     steps, batch = (int(re.search(rf"^{name} = (\d+)", cells["04-004"], re.M)[1]) for name in ("steps", "batch_size"))
     said(PAGE, f"the same nine after training on {steps * batch} sentences.")
     assert len(load_task("film", "two").short(8).data["train"]) > steps * batch, "none of them twice"
-    assert results.read("decoder").steps("prompt again") > 4 * steps
 
 
 def test_what_the_other_cells_say_of_their_run():
@@ -366,8 +256,8 @@ def test_what_the_other_cells_say_of_their_run():
 
 def test_what_the_costs_are():
     full, prompt, prefix = (
-        [float(x.replace(",", "")) for x in (*printed(PAGE, rf"{name} +(\d[\d,]{{4,}}) +([\d.]+) +([\d.]+)\n?"),
-                                             *printed(PAGE, rf"100 tokens: kept[^#]*?\n{name}" + 5 * r" +([\d,]+)"))]
+        [float(x.replace(",", ""))
+         for x in printed(PAGE, rf"{name} +(\d[\d,]{{4,}}) +([\d.]+) +([\d.]+)" + 3 * r" +([\d,]+)")]
         for name in ("full fine-tuning", "prompt", "prefix")
     )  # fmt: skip
     model = load_decoder("smollm2")[0]
@@ -386,14 +276,12 @@ def test_what_the_costs_are():
     with FlopCounterMode(display=False) as counter:
         torch.nn.functional.scaled_dot_product_attention(*torch.ones(3, 1, 9, 20, 64))
     assert counter.get_total_flops() == 0
-    said(PAGE, f"A prefix adds no tokens: {prefix[1]:.1f} times, plus under 1 % for its keys.")
+    assert prefix[1] == 1
     said(PAGE, f"So the prefix takes {prefix[2]:.1f} times full fine-tuning's work, the prompt {prompt[2]:.1f}.")
     said(PAGE, f"With the prompt the states fall from {full[3]:,.0f} MB to {prompt[3]:,.0f}")
     said(PAGE, f"{prompt[4]:,.0f} MB of activations are kept, more than full fine-tuning's {full[4]:,.0f}.")
     said(PAGE, f"falls all the same, from {full[5]:,.0f} MB to {prompt[5]:,.0f}")
-    assert prefix[6] < prompt[6] < full[6]
     assert prefix[4] < full[4], "as many tokens, and less is kept"
-    said(PAGE, "With texts of 100 tokens it keeps less, as nothing is kept for frozen weights' gradients.")
 
 
 @torch.no_grad()
@@ -450,8 +338,7 @@ def test_where_pefts_prompt_starts():
 def test_how_small_our_models_are(film):
     encoder, decoder = film.parameters("full"), sum(p.numel() for p in load_decoder("smollm2")[0].parameters())
     assert encoder < decoder
-    said(PAGE, "only near 10 billion parameters, prefixes, on some tasks, already at 0.3 (Li and Liang; P-tuning v2). "
-               f"Ours have at most {decoder / 1e9:.2f}.")  # fmt: skip
+    said(PAGE, f"only near 10 billion parameters; ours have at most {decoder / 1e9:.2f}.")
 
 
 def size(given: dict[str, Any]) -> tuple[int, int]:
@@ -474,7 +361,7 @@ def test_when_the_last_exercise_gives_all_points():
     said(PAGE, f"full points ask {100 * ASKED_SHARE:.0f} % and three countries more than the words")
     of_words, of_four = (re.search(rf"{row} \| (\d+ to \d+ %) \|", in_the_open(PAGE))[1]
                          for row in ('The capital city of"', "the course's solution"))  # fmt: skip
-    said(PAGE, f"four, trained from words, got {of_four} of new capitals, words {of_words}.")
+    said(PAGE, f"four vectors, trained from words, got {of_four} of new capitals, words {of_words};")
     assert DESIGN.seconds == 180
     said(PAGE, "your function has three minutes")
 
