@@ -1,4 +1,4 @@
-r"""Pictures of several adapters: answered in one batch, and made into one."""
+r"""Pictures of several adapters in one batch, and of the rows of a file for llama.cpp."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def mixed_batch(
     """
     adapters = list(dict.fromkeys(name for name in names if name is not None))
     colours = dict(zip(adapters, _ADAPTERS, strict=False)) | {None: _FROZEN}
-    ax = axes(figsize=(8.6, 1.6 + 1.1 * len(adapters)))
+    ax = axes(figsize=(8.0, 0.9 + 0.9 * len(adapters)))
     n, top = len(names), 0.36 * len(names)
 
     def line(xs: Sequence[float], ys: Sequence[float], colour: str = _LINE) -> None:
@@ -73,7 +73,7 @@ def mixed_batch(
     says(ax, f"{n} rows, {', '.join(name or 'base' for name in names)}, go together through W; those of "
              f"{' and of '.join(adapters)} also through A and B of their own, whose output, times "
              f"{' and '.join(f'{scales[name]:.3g}' for name in adapters)}, is added to the same rows")  # fmt: skip
-    return without_axes(ax, (-0.4, 9.9), (-0.1, top + 0.5))
+    return without_axes(ax, (-0.1, 9.6), (-0.1, top + 0.4))
 
 
 def row_order(order: Sequence[int]) -> Axes:
@@ -99,31 +99,3 @@ def row_order(order: Sequence[int]) -> Axes:
     says(ax, f"The {n} rows of transformers stand in llama.cpp in the order {', '.join(map(str, order))}; "
              f"rotated together are {pairs}")  # fmt: skip
     return without_axes(ax, (-1.3, 5.3), (-n + 0.3, 1.3))
-
-
-def two_tasks(
-    found: Mapping[str, Sequence[tuple[float, float]]], alone: Sequence[tuple[float, float]], tasks: tuple[str, str]
-) -> Axes:
-    r"""What one model of both tasks gains on each over the specialists of its seed, in points: a colour a way of making
-    it, and beside each marker the number of its seed. At the cross it is as good as both.
-
-    found: way -> accuracy on task one (along) and on task two (up), for each seed. alone: the same of the specialists.
-    """
-    ax = axes(figsize=(6.4, 3.9), layout="constrained")  # the legend stands beside it
-    gains = {
-        way: [(100 * (x - film), 100 * (y - sums)) for (x, y), (film, sums) in zip(seeds, alone, strict=True)]
-        for way, seeds in found.items()
-    }
-    ax.axvline(0, color=_LINE, linewidth=1, zorder=0)
-    ax.axhline(0, color=_LINE, linewidth=1, zorder=0)
-    for (way, seeds), marker, colour in zip(gains.items(), "Ds^vPX", COLOURS, strict=False):
-        ax.scatter(*zip(*seeds, strict=True), color=colour, marker=marker, s=50, label=way)
-        for seed, point in enumerate(seeds):
-            ax.annotate(f"{seed}", point, (5, 5), textcoords="offset points", fontsize=9, color=colour)
-    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9)
-    ax.margins(0.08)
-    ax.set_xlabel(f"{tasks[0]}: both in one − {tasks[0]} alone (points)")
-    ax.set_ylabel(f"{tasks[1]}: both in one − {tasks[1]} alone (points)")
-    each = "; ".join(f"{way} {', '.join(f'{x:+.1f} and {y:+.1f}' for x, y in seeds)}" for way, seeds in gains.items())
-    says(ax.figure, f"Points over the specialists of each seed, on {' and on '.join(tasks)}: {each}.")
-    return ax

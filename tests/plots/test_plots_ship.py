@@ -1,4 +1,4 @@
-r"""Pictures of several adapters: a mixed batch, and what combinations do on two tasks."""
+r"""Pictures of several adapters: a mixed batch, and the rows of a file for llama.cpp."""
 
 from matplotlib.colors import same_color
 
@@ -28,23 +28,6 @@ def test_a_mixed_batch_sends_each_row_through_its_own_adapter():
         (bracket,) = (line for line in ax.lines if list(line.get_xdata()) == [start, end, end, start])
         assert bracket.get_ydata()[0] - bracket.get_ydata()[-1] > 1.3
     assert describe(ax.figure).startswith("4 rows, film, sums, base, film, go together through W;")
-
-
-def test_two_tasks_are_drawn_as_what_is_gained_over_the_specialists_of_the_seed():
-    found = {"sum": [(0.4, 0.75), (0.5, 0.7)], "TIES": [(0.45, 0.8), (0.4, 0.6)]}
-    ax = ship.two_tasks(found, [(0.4, 0.8), (0.45, 0.7)], ("grades", "sums"))
-    at = {c.get_label(): [tuple(point) for point in c.get_offsets().round(6)] for c in ax.collections}
-    assert at == {"sum": [(0, -5), (5, 0)], "TIES": [(5, 0), (-5, -10)]}
-    assert len({tuple(c.get_facecolor()[0]) for c in ax.collections}) == 2, "a colour a way"
-    along, up = ax.lines
-    assert list(along.get_xdata()) == [0, 0] and list(up.get_ydata()) == [0, 0], "the cross: as good as both"
-    told = [(t.get_text(), tuple(round(x, 6) for x in t.xy), t.get_color()) for t in ax.texts]
-    assert [(seed, point) for seed, point, _ in told] == [
-        (str(k), point) for points in at.values() for k, point in enumerate(points)
-    ], "beside each marker its seed"
-    for k, c in enumerate(ax.collections):
-        assert all(same_color(colour, c.get_facecolor()[0]) for *_, colour in told[2 * k : 2 * k + 2])
-    assert "TIES +5.0 and +0.0, -5.0 and -10.0" in describe(ax.figure)
 
 
 def test_the_order_of_rows_pairs_the_same_rows_on_both_sides():
