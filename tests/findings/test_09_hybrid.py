@@ -27,30 +27,25 @@ from coursekit.methods import (
     SHiRA,
     UniPELT,
 )
-from coursekit.methods.soft_prompts.prefix import Prefix
-from coursekit.training.optimizers import schedule
 
 PAGE = "09_hybrid"
 EQUAL = "equal for practical purposes (within 3 points)"
 #: The rows of section 6's picture.
 ASKED = [
-    ("lora-bitfit", "lora"), ("lora-bitfit", "bitfit"), ("mam-network", "parallel r=192"), ("mam", "parallel r=192"),
+    ("lora-bitfit", "lora"), ("lora-bitfit", "bitfit"), ("mam-network", "parallel r=192"),
     ("unipelt-network", "pfeiffer"), ("unipelt-network", "lora"), ("unipelt-network", "ungated"),
-    ("unipelt", "pfeiffer"), ("unipelt", "lora"),
 ]  # fmt: skip
 HYBRIDS = ("lora-bitfit", "mam-network", "unipelt-network")
 #: The rows of section 6's table.
 NAMES = {
-    "lora-bitfit": "LoRA + BitFit", "lora": "LoRA", "mam-network": "MAM", "mam": "MAM, prefix trained directly",
-    "parallel r=192": "MAM's adapter", "unipelt-network": "UniPELT", "unipelt": "UniPELT, prefix trained directly",
-    "pfeiffer": "Pfeiffer",
+    "lora-bitfit": "LoRA + BitFit", "lora": "LoRA", "mam-network": "MAM", "parallel r=192": "MAM's adapter",
+    "unipelt-network": "UniPELT", "pfeiffer": "Pfeiffer, r = 16",
 }  # fmt: skip
 PROBED = [(arm, "probe") for arm in NAMES]
 #: hybrid -> its parts.
 PARTS = {
     "lora-bitfit": ("lora", "bitfit"), "mam-network": ("parallel r=192", "prefix n=30", "prefix-network n=30"),
-    "unipelt-network": ("pfeiffer", "lora", "prefix"), "unipelt": ("pfeiffer", "lora", "prefix"),
-    "mam": ("parallel r=192", "prefix n=30", "prefix-network n=30"),
+    "unipelt-network": ("pfeiffer", "lora", "prefix"),
 }  # fmt: skip
 
 
@@ -86,7 +81,7 @@ def test_the_pair_is_equal_to_lora(stored):
         f"Section 6's stored runs, three seeds and {len(per_seed[0]):,} sentences, do decide: LoRA with "
         f"BitFit is equal to LoRA for practical purposes, {found.in_points().replace(' (', ' points (')}.",
     )
-    said(PAGE, "LoRA with BitFit is equal to LoRA, and")
+    said(PAGE, "LoRA with BitFit is equal to LoRA for practical purposes (within 3 points).")
 
 
 def test_what_the_paper_reports_of_unipelt(stored):
@@ -94,11 +89,11 @@ def test_what_the_paper_reports_of_unipelt(stored):
         paper = {row["claim"]: row for row in csv.DictReader(file)}
     few, many, least, most = (int(paper[claim]["value"]) for claim in ("fewest", "largest", "least", "most"))
     assert "generally larger with fewer" in paper["fewest"]["says"]
-    said(PAGE, f"Mao et al.: on GLUE with {few} to {many:,} training examples, UniPELT gains {least} to {most} % over "
-               "its best part, mostly more with fewer.")  # fmt: skip
+    said(PAGE, f"Mao et al. report, on GLUE with {few} to {many:,} training examples, gains of {least} to {most} % "
+               "over UniPELT's best part, mostly more with fewer.")  # fmt: skip
     best = stored.difference("unipelt-network", best_part(stored, "unipelt-network"))
     assert int(least) < 100 * best.high < int(most) < 2 * 100 * best.high - int(least), "most of that"
-    said(PAGE, f"Our interval, up to +{100 * best.high:.1f}, allows most of that.")
+    said(PAGE, f"and our interval, up to +{100 * best.high:.1f}, allows most of that.")
     card = (ROOT / "data/evidence/hybrid.md").read_text()
     assert "**task**: film/two" in card and "**model**: minilm" in card
     (batch, steps, seen, there) = re.search(
@@ -106,15 +101,8 @@ def test_what_the_paper_reports_of_unipelt(stored):
     ).groups()
     drawn = int(steps) * int(batch)
     assert drawn / int(there.replace(",", "")) == pytest.approx(float(seen), abs=0.005) and drawn > many
-    said(PAGE, f"Ours see {drawn:,}, of one task, in a small model. Not known: few examples, longer training, a rate "
-               "for each part.")  # fmt: skip
-
-
-def test_what_the_paper_reports_of_mam():
-    # arXiv:2110.04366: table 6 has MAM (l = 30, r = 512) at ROUGE-2 21.90 on XSum, table 5 its adapter (r = 512, s = 4)
-    # at 21.54; table 2 has both MAM and LoRA at 94.2 on SST2.
-    said(PAGE, "The papers report gains. He et al.: MAM leads its adapter in summarisation, not LoRA on film "
-               "sentences.")  # fmt: skip
+    said(PAGE, "Not known: few examples, longer training, a rate for each part.")
+    said(PAGE, f"Ours see {drawn:,}, and")
 
 
 def test_no_rate_is_at_an_end_of_those_tried(stored):
@@ -125,113 +113,55 @@ def test_no_rate_is_at_an_end_of_those_tried(stored):
         assert 3 < rate / below + 0.01 < 3.4 and 3 < above / rate + 0.01 < 3.4, arm
     for run in stored.searched("mam-network"):
         assert run.validation == pytest.approx(mean(value for _, value in run.curve[-2:]))
-    said(PAGE, "learning rates tuned on the last two validations")
+    said(PAGE, "learning rates tuned on validation")
 
 
 def test_mam_shows_no_clear_difference_to_its_adapter(stored):
     pair = ("mam-network", "parallel r=192")
     found = stored.paired({str(each): each for each in ASKED})[str(pair)]
-    assert found.verdict == stored.difference("mam", pair[1]).verdict == "no clear difference"
+    assert found.verdict == "no clear difference"
     assert found == replace(results.read("hybrid").difference(*pair), p=found.p, family=len(ASKED))
-    said(
-        PAGE, f"MAM shows no clear difference from its adapter {found.in_points().partition(' ')[2][:-1]} points). At "
-    )
+    said(PAGE, f"MAM shows no clear difference from its adapter, {found.in_points().replace(' (', ' points (')}.")
 
 
 def test_unipelt_shows_no_clear_difference(stored):
     found = stored.paired({str(pair): pair for pair in ASKED})
     parts = [found[str(("unipelt-network", part))] for part in ("pfeiffer", "lora", "ungated")]
     assert {each.verdict for each in parts} == {"no clear difference"}
-    pfeiffer, _, ungated = (each.in_points().partition(" ")[2] for each in parts)
-    said(PAGE, f"UniPELT shows no clear difference from Pfeiffer's adapter {pfeiffer[:-1]} points), from LoRA, or from "
-               f"its parts without gates {ungated}.")  # fmt: skip
+    pfeiffer = parts[0].in_points().replace(" (", " points (")
+    said(PAGE, f"UniPELT shows no clear difference from Pfeiffer's adapter, {pfeiffer}, from LoRA, or from its parts "
+               "without gates.")  # fmt: skip
     said(PAGE, "their heights do not say which part a model needs.")
 
 
 def test_at_which_rates_hybrids_and_their_parts_train(stored):
     for arm, name in NAMES.items():
         assert printed(PAGE, rf"\n *{re.escape(name)} +(0\.\d+) +0\.\d{{3}} \(") == (f"{stored.rate(arm):g}",)
-    assert candidates.EVERY["mam"].method.hidden is candidates.EVERY["unipelt"].method.hidden is None
-    adapter, direct, network = map(stored.rate, ("parallel r=192", "prefix n=30", "prefix-network n=30"))
-    assert adapter == network and MAMAdapter() == MAMAdapter(n=30, hidden=800), "as in the paper"
-    assert UniPELT() == UniPELT(n=10, hidden=512), "as in the paper"
-    alone, made = (f"{stored.accuracy(f'{prefix} n=30').value:.3f}" for prefix in ("prefix", "prefix-network"))
-    assert [abs(right - 0.5) < 0.01 for right in sorted(stored.seeds("prefix-network n=30"))] == [True, False, False]
-    said(PAGE, f"MAM's adapter wants {adapter:g}; its prefix {direct:g} when trained directly (accuracy alone "
-               f"{alone}), but {network:g} when a network makes it, as in the papers ({made}: one of three runs stays "
-               "at chance).")  # fmt: skip
-    (wanted,) = {stored.rate(part) for part in ("pfeiffer", "lora")}
-    mam, unipelt = (stored.rate(f"{hybrid}-network") for hybrid in ("mam", "unipelt"))
-    assert mam < adapter < unipelt < wanted == stored.rate("unipelt")
-    said(PAGE, f"With that network MAM takes {mam:g}, UniPELT {unipelt:g}, though Pfeiffer's adapter and LoRA want "
-               f"{wanted:g}.")  # fmt: skip
-    most = max(stored.rate("mam"), stored.rate("unipelt")) * sum(schedule(step, 300, 0.1) for step in range(300))
-    assert most < 0.5, "the sum of the rates, about as far as AdamW moves a number"
-    assert Prefix(30, 12, 32).flat.std().item() == pytest.approx(1, abs=0.05)
-    said(PAGE, "A prefix trained directly starts at N(0, 1): at a hybrid's rate it stays nearly random.")
-
-
-def test_what_the_networks_cost(stored):
-    made, more = {}, {}
-    for arm, method in {"mam": MAMAdapter(n=30, hidden=800), "unipelt": UniPELT(n=10, hidden=512)}.items():
-        trained, flat = stored.parameters(f"{arm}-network") - stored.parameters("head"), candidates.EVERY[arm].method
-        assert trained == method.count(costs.MINILM)
-        more[arm] = 3 * 4 * (trained - flat.count(costs.MINILM)) / 1e6  # a weight, AdamW's two moments, in float32
-        made[arm] = trained / 1e6
-    said(PAGE, f"With section 6's networks for the prefixes MAM trains {made['mam']:.1f} million, "
-               f"UniPELT {made['unipelt']:.1f}: {more['mam']:.0f} and {more['unipelt']:.0f} MB more of weights and "
-               "AdamW moments")  # fmt: skip
-
-
-def test_at_its_adapters_rate_mam_is_equal_to_it(stored):
-    rate, higher = (stored.rate(arm) for arm in ("mam-network", "parallel r=192"))
-    ahead = stored.by_rate("mam-network")[rate] - stored.by_rate("mam-network")[higher]
-    there = stored.at("mam-network", higher)
-    assert len(there.seeds("mam-network")) == len(stored.seeds("mam-network")) == 3
-    found = there.paired({str(pair): pair for pair in ASKED})[str(("mam-network", "parallel r=192"))]
-    assert found.verdict == "equal for practical purposes"
-    assert 0 < ahead < 0.005
-    said(PAGE, f"At the adapter's {higher:g} they are equal.")
-
-
-def test_with_the_prefix_trained_directly(stored):
-    family = stored.paired({str(each): each for each in ASKED})
-    parts = [family[str(("unipelt", part))] for part in ("pfeiffer", "lora")]
-    assert {str(found) for found in parts} == {EQUAL}
-    adapter, lora = (found.in_points().partition(" ")[2] for found in parts)
-    said(PAGE, f"With the prefix trained directly, so nearly random, UniPELT is equal to Pfeiffer's adapter {adapter} "
-               f"and LoRA {lora}. This does not judge the mix.")  # fmt: skip
+    assert MAMAdapter() == MAMAdapter(n=30, hidden=800) and UniPELT() == UniPELT(n=10, hidden=512), "as in the papers"
+    said(PAGE, "In both papers, and here, a small network makes the prefix.")
 
 
 def test_over_bitfit_the_lead_is_not_clear(stored):
     pair = ("lora-bitfit", "bitfit")
     found = stored.paired({str(each): each for each in ASKED})[str(pair)]
     alone = stored.difference(*pair)
-    assert found.verdict == "no clear difference" and alone.verdict == "better" and len(ASKED) == 9
-    low, high = (f"{100 * end:.1f}" for end in (alone.low, alone.high))
-    said(PAGE, f"and {100 * alone.value:.1f} points above BitFit alone ({low} to {high}), not clear among nine "
-               "comparisons")  # fmt: skip
+    assert found.verdict == "no clear difference" and alone.verdict == "better" and len(ASKED) == 6
     (drawn,) = (cell for cell in read(PAGE).cells if "plots_hybrid.differences(" in cell.source)
-    caption = "Hollow: no clear difference, adjusted for nine comparisons (the bars are not)."
+    caption = "Hollow: no clear difference, adjusted for six comparisons (the bars are not)."
     shown = "".join(output.get("data", {}).get("text/markdown", "") for output in drawn.outputs)
     assert caption in shown
 
 
 def test_what_beats_the_probe(stored):
     family = stored.paired({arm: (arm, probe) for arm, probe in PROBED})
-    clear = [arm for arm, found in family.items() if found.verdict == "better"]
-    assert {found.verdict for arm, found in family.items() if arm not in clear} == {"no clear difference"}
     best = {best_part(stored, hybrid) for hybrid in PARTS}
-    assert {*PARTS, *best} == {*NAMES} and best < {*clear}
+    assert {*PARTS, *best} == {*NAMES} and {family[part].verdict for part in best} == {"better"}
     low, *_, high = sorted(family[part].value for part in best)
     said(PAGE, f"Each hybrid's best part clearly beats the probe, by {100 * low:.1f} to {100 * high:.1f} points.")
-    assert [arm for arm in clear if arm in PARTS] == ["lora-bitfit", "unipelt"]
-    said(PAGE, "Of the hybrids only LoRA with BitFit and that UniPELT do.")
-    printed(PAGE, rf"minus the probe, {re.escape(str(stored.accuracy('probe')))}")
+    printed(PAGE, rf"Probe: {re.escape(str(stored.accuracy('probe')))}\.")
     for arm, name in NAMES.items():
         (shown,) = printed(PAGE, rf"\n *{re.escape(name)} +0\.\d+ +\S+ \([^)]*\) +([+−].*?) *\n")
-        assert shown == f"{family[arm].in_points()}, {family[arm].verdict}"
-    printed(PAGE, f"Holm's adjustment for {len(PROBED)} comparisons")
+        assert shown == family[arm].in_points()
 
 
 def test_which_families_the_hybrids_combine():
@@ -256,8 +186,7 @@ def test_the_prefixes_of_the_stored_runs():
     assert (inside.r, alone.r, mam.n, prefix.n) == (192, 16, 30, 20)
     said(PAGE, f"a short prefix in the attention (here {mam.n} tokens), and beside each feed-forward a wide parallel "
                f"adapter ($r={inside.r}$, $s={mam.scaling:g}$)")  # fmt: skip
-    said(PAGE, "He et al. found that very few parameters do best in the attention, and that the feed-forward makes "
-               "better use of more")  # fmt: skip  # arXiv:2110.04366, end of section 4.4
+    said(PAGE, "He et al. found that the feed-forward makes better use of more parameters")  # arXiv:2110.04366, 4.4
     assert cost["mam"].trained > 10 * cost["parallel"].trained
     _, adapter, low = unipelt.parts_for(config)
     pfeiffer, lora = (candidates.EVERY[arm].method for arm in ("pfeiffer", "lora"))
@@ -267,10 +196,8 @@ def test_the_prefixes_of_the_stored_runs():
     assert unipelt.count(config) == cost["unipelt"].trained
     said(PAGE, f"puts a prefix (here {unipelt.n} tokens), Pfeiffer's adapter ($r={adapter.r}$) and LoRA ($r={low.r}$) "
                "on one model")  # fmt: skip
-    assert {candidates.EVERY[arm].method.r for arm in ("houlsby", "parallel", "pfeiffer")} == {16}
-    (drawn,) = (cell for cell in read(PAGE).cells if "plots_hybrid.differences(" in cell.source)
-    shown = "".join(output.get("data", {}).get("text/markdown", "") for output in drawn.outputs)
-    assert f"Pfeiffer has r = {pfeiffer.r}, in UniPELT {adapter.r}." in shown
+    (drawn,) = (cell.source for cell in read(PAGE).cells if "plots_hybrid.differences(" in cell.source)
+    assert f"UniPELT − Pfeiffer, r = {pfeiffer.r}" in drawn
 
 
 def test_what_the_runs_had(stored):
@@ -299,7 +226,7 @@ def test_what_the_costs_are():
     said(PAGE, f"Timed against itself, full fine-tuning takes {full:.2f}: small gaps may be noise")
     head = cost["head"].step_ratio
     assert 2 * head > max(cost[arm].step_ratio for arm in parted if arm != "mam")
-    said(PAGE, "The parameters add up; the time of a step does not")
+    said(PAGE, "Their parameters add up; the time of a step does not")
     numbers = [cost[arm].trained for arm in ("lora", "bitfit", "lora-bitfit")]
     assert numbers[0] + numbers[1] == numbers[2]
     said(PAGE, "The parameters add up, {:,} + {:,} = {:,}".format(*numbers))
@@ -353,7 +280,7 @@ def test_the_gates_are_told_as_they_are():
     (gates,) = printed(PAGE, r"(\d+) gates\n")
     assert int(gates) == 6 * len(kinds) == 6 * (1 + 2 + 1)
     said(PAGE, "means to learn which of them a task needs: by a gate for each part in each block, two for LoRA")
-    fell, rose, layers, query = {}, {}, {}, []
+    rose, layers, query = {}, {}, []
     for panel, kind in enumerate(kinds, 1):
         before, after = (
             [float(g) for g in re.search(rf"Panel {panel}: {kind}\..*?{when} ([\d., ]+\d)", told)[1].split(", ")]
@@ -362,14 +289,9 @@ def test_the_gates_are_told_as_they_are():
         assert len(before) == 6
         rose[kind] = mean(after) - mean(before)
         layers[kind] = stdev(after)
-        query = [before, after] if kind == "query" else query
-        fell[kind] = [i for i, (old, new) in enumerate(zip(before, after, strict=True), 1) if old - new > 0.05]
-    assert {kind: len(layers) for kind, layers in fell.items()} == {"prefix": 3, "query": 0, "value": 1, "adapter": 0}
-    most, least = (query[1].index(end(query[1])) for end in (max, min))
-    assert query[1][least] == pytest.approx(query[0][least], abs=0.005), "stayed"
-    said(PAGE, "In this run LoRA's differ mostly between layers: the query's opened most "
-               f"(up to {query[1][most]:.2f} in layer {most + 1}; layer {least + 1} stayed at {query[1][least]:.2f}). "
-               "One of the value's and three of the prefix's (still nearly random) fell.")  # fmt: skip
+        query = after if kind == "query" else query
+    most = query.index(max(query))
+    said(PAGE, f"In this run the query's opened most, up to {query[most]:.2f} in layer {most + 1}.")
     assert max(rose, key=rose.get) == "query"
     lower, *top = printed(
         PAGE, r"layers 1 to 4: at most (0\.\d\d); layer 6: " + ", ".join(rf"{kind} (0\.\d\d)" for kind in kinds)
@@ -378,9 +300,7 @@ def test_the_gates_are_told_as_they_are():
     high = dict(zip(kinds, top, strict=True))
     assert sorted(kinds, key=lambda kind: -float(high[kind]))[:2] == ["adapter", "prefix"]
     assert [kind for kind in kinds if float(high[kind]) > layers[kind]] == ["prefix", "adapter"]
-    assert all(2 * max(float(lower), float(high[kind])) < layers[kind] for kind in ("query", "value")), "LoRA's"
-    said(PAGE, f"in layer 6 the adapter's and the prefix's do ({high['adapter']} and {high['prefix']}), more than "
-               "between layers.")  # fmt: skip
+    said(PAGE, "in layer 6 the adapter's and the prefix's do.")
     said(PAGE, "The heights alone do not say which part the model needs: in LoRA twice the $B$ and half the gate give "
                "the same update")  # fmt: skip
 
@@ -399,7 +319,6 @@ def test_the_orders_are_told_as_they_are():
     said(
         PAGE, "So updates that are added to one output, and read nothing of each other, can share a layer in any order."
     )
-    said(PAGE, "can share a layer in any order; with a factor such as (IA)³'s the order matters")
 
 
 def test_what_one_method_and_both_leave_of_an_update():
@@ -433,7 +352,7 @@ def test_the_largest_entries_of_these_updates_hold_less_than_of_normal_numbers()
         (left,) = printed(PAGE, rf"\n *real, block {i} +1,664 of 12,288 +\S+ % +(\d+\.\d) %")
         held.append(100 - float(left))
     assert max(held) < 100 * normal
-    said(PAGE, f"The largest {100 * share:.0f} %, which entries alone keeps, hold "
+    said(PAGE, f"The largest {100 * share:.0f} % of the entries hold "
                f"{min(held):.0f} to {max(held):.0f} % of the sum, of normal random numbers "
                f"{100 * normal:.0f} %")  # fmt: skip
     for t in range(1, 16):  # Adam's step is the rate times m / root v, at most this much, whatever the gradients
