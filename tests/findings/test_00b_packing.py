@@ -34,7 +34,7 @@ def test_the_share_of_padding():
     said(PAGE, f"Sorting left only {by_length} %")
     assert round(3 * in_a_row) == 10
     said(PAGE, "of eight rows, and of three (about ten examples)?")
-    said(PAGE, f"a packed row holds about {in_a_row:.1f} examples")
+    said(PAGE, f"A packed row holds about {in_a_row:.1f} examples")
     said(PAGE, "an epoch has fewer than a third of the steps. Take three rows instead of eight")
     said(PAGE, f"{random} % of the tokens are padding; sorted by length, {by_length} %")
     said(PAGE, f"packed in random order, {three} % in batches of three rows")
@@ -49,9 +49,9 @@ def test_packed_examples_have_the_loss_that_they_have_one_by_one():
     alone, masked, cached = map(float, printed(PAGE, r"answers +the cache left on +([\d.]+) +([\d.]+) +([\d.]+)"))
     assert (alone, masked) == (one, packed) and cached - packed > 1
     assert printed(PAGE, r"answers +an attention mask +[\d.]+ +[\d.]+ +([\d.]+)") == (f"{cached:.5f}",)
-    said(PAGE, f"with either, examples see those before them, at overlapping positions, and the loss is {cached:.2f}.")
+    said(PAGE, f"examples see those before them, at overlapping positions, and the loss is {cached:.2f}.")
     assert abs(one - packed) < 1e-4 and abs(whole - in_rows) < 1e-4
-    said(PAGE, f"unless its label is masked: {unmasked:.2f} instead of {in_rows:.2f}")
+    said(PAGE, f"from the end of the one before, {unmasked:.2f} instead of {in_rows:.2f}")
     said(PAGE, f"the loss is {leaking:.2f} instead of {one:.2f}. Lower is not better here")
     assert leaking < one
 
@@ -64,7 +64,6 @@ def test_where_flash_attention_finds_borders():
     assert flash_attention_mask(3, 5, 5, mask_function=packed) is None
     assert _is_packed_sequence(row, 1) and not _is_packed_sequence(three, 3)
     said(PAGE, "FlashAttention finds the borders only in a batch of one row; in a larger one examples see each other")
-    said(PAGE, "with FlashAttention, a batch is one row")
 
 
 def test_the_course_s_own_rows_are_fit():
