@@ -125,7 +125,7 @@ def test_virtual_tokens_stand_where_each_method_has_them():
     assert trained("prompt tuning") == [(0, 0), (1, 0), (2, 0)]
     written = [t.get_text() for t in panels["P-tuning"].texts]
     assert written == ["network", "text"]
-    assert trained("P-tuning") == [(0, 0)]  # the network alone, which makes them
+    assert trained("P-tuning") == [(0, -1)]  # the network alone, which makes them
     (network,) = [p for p in panels["P-tuning"].patches if p.get_facecolor()[:3] == to_rgb(plots.COLOURS[1])]
     assert network.get_y() + network.get_height() < 0 and network.get_width() > 2
     assert trained("prefix tuning") == [(x, level) for x in range(3) for level in range(1, 6)]
