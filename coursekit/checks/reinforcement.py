@@ -174,13 +174,8 @@ def _secret_parts(draw: Draw) -> tuple[Tensor, ...]:
     return was.bool(), now.bool(), before, after
 
 
-def _kinds(was: Tensor, now: Tensor, drawn: Tensor) -> list[Tensor]:
-    return [~was & now & drawn, ~was & now & ~drawn, was & now, was & ~now, ~was & ~now]
-
-
-def _rare_if_never_drawn(was: Tensor, now: Tensor, before: Tensor) -> list[Tensor]:
-    choice, _, confidence, lost, other = _kinds(was, now, before > 0)
-    return [choice, ~was & (before == 0), confidence, lost, other & (before > 0)]
+def _kinds(was: Tensor, now: Tensor) -> list[Tensor]:
+    return [~was & now, was & now, was & ~now, ~was & ~now]
 
 
 def _brings(kinds: list[Tensor], of_each: Tensor) -> tuple[float, ...]:
@@ -188,7 +183,7 @@ def _brings(kinds: list[Tensor], of_each: Tensor) -> tuple[float, ...]:
 
 
 def _in_parts(was: Tensor, now: Tensor, before: Tensor, after: Tensor) -> tuple[float, ...]:
-    return _brings(_kinds(was, now, before > 0), after - before)
+    return _brings(_kinds(was, now), after - before)
 
 
 PARTS = Exercise(
@@ -200,30 +195,28 @@ PARTS = Exercise(
     reference=_in_parts,
     mutants={
         "these are means over each kind's own sums; divide by the number of all sums, so that they add up to the "
-        "gain": lambda w, n, b, a: tuple((a - b)[kind].mean().item() for kind in _kinds(w, n, b > 0)),
-        "these are added up and not divided; the gain is a mean over all sums": lambda w, n, b, a: _brings(
-            _kinds(w, n, b > 0), (a - b) * len(w)
+        "gain": lambda w, n, b, a: tuple((a - b)[kind].mean().item() for kind in _kinds(w, n)),
+        "these are added up and not divided; the gain is a mean over all sums": (
+            lambda w, n, b, a: _brings(_kinds(w, n), (a - b) * len(w))
         ),
-        "these are shares of the sums; a kind brings what its draws have gained": lambda w, n, b, a: _brings(
-            _kinds(w, n, b > 0), torch.ones_like(b)
+        "these are shares of the sums; a kind brings what its draws have gained": (
+            lambda w, n, b, a: _brings(_kinds(w, n), torch.ones_like(b))
         ),
-        "this counts the draws after the training; what they gained is after - before": lambda w, n, b, a: _brings(
-            _kinds(w, n, b > 0), a
+        "this counts the draws after the training; what they gained is after - before": (
+            lambda w, n, b, a: _brings(_kinds(w, n), a)
         ),
-        "the sign is wrong: a gain is after - before": lambda w, n, b, a: _brings(_kinds(w, n, b > 0), b - a),
-        "draws that became fewer count as well, with their minus": lambda w, n, b, a: _brings(
-            _kinds(w, n, b > 0), (a - b).clamp(min=0)
+        "the sign is wrong: a gain is after - before": lambda w, n, b, a: _brings(_kinds(w, n), b - a),
+        "draws that became fewer count as well, with their minus": (
+            lambda w, n, b, a: _brings(_kinds(w, n), (a - b).clamp(min=0))
         ),
-        "choice and rare answers are swapped: choice was among the eight draws before": lambda w, n, b, a: _brings(
-            _kinds(w, n, b == 0), a - b
+        "was and now are swapped: found was wrong before and is right now": (
+            lambda w, n, b, a: _brings(_kinds(n, w), a - b)
         ),
-        "whether the right number was among the eight says before, not after": lambda w, n, b, a: _brings(
-            _kinds(w, n, a > 0), a - b
+        "found asks that the likeliest number was wrong before; where it was right already, it is confidence": (
+            lambda w, n, b, a: _brings([n, *_kinds(w, n)[1:]], a - b)
         ),
-        "rare answers are of sums whose likeliest number became right; where it is still wrong they are of the "
-        "others": lambda w, n, b, a: _brings(_rare_if_never_drawn(w, n, b), a - b),
-        "was and now are swapped: choice and rare answers were wrong before and are right now": (
-            lambda w, n, b, a: _brings(_kinds(n, w, b > 0), a - b)
+        "lost asks that the likeliest number was right before; where it was wrong already, it is of the others": (
+            lambda w, n, b, a: _brings([~w & n, w & n, ~n, ~w & ~n], a - b)
         ),
     },
 )

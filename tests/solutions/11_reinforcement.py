@@ -20,9 +20,7 @@ def reinforcement_clipped(logps, old, advantages, epsilon):
 
 def reinforcement_parts(was, now, before, after):
     gained = after - before
-    won = now & ~was
-    drawn = before > 0
-    kinds = [won & drawn, won & ~drawn, was & now, was & ~now, ~was & ~now]
+    kinds = [now & ~was, was & now, was & ~now, ~was & ~now]
     return [gained[kind].sum() / len(gained) for kind in kinds]
 
 
