@@ -57,7 +57,8 @@ def plan(paths: list[Path], profile: str | Path | None, explicit: dict[str, Any]
         file, shared = params.read_profile(profile, path.parent)
         invalid, cells, kinds = "", [], {}
         try:
-            cells = _cells(path)
+            # What of a notebook decides its result: sources and tags, not outputs.
+            cells = [[c.cell_type, c.source, sorted(c.metadata.get("tags", []))] for c in read(path).cells]
             kinds = params.defaults(path)
         except CourseError as error:
             invalid = str(error)
@@ -100,11 +101,6 @@ def read(path: Path) -> Any:
 def code_cells(path: Path) -> list[Any]:
     r"""The code cells that have something to execute."""
     return [c for c in read(path).cells if c.cell_type == "code" and c.source.strip()]
-
-
-def _cells(path: Path) -> list[Any]:
-    r"""What of a notebook decides its result: sources and tags, not outputs."""
-    return [[c.cell_type, c.source, sorted(c.metadata.get("tags", []))] for c in read(path).cells]
 
 
 def _beside(notebook: Path, cells: list[Any]) -> dict[str, str]:

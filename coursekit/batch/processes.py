@@ -126,7 +126,9 @@ def _end(family: set[psutil.Process]) -> None:
 
 def _guard(command: Sequence[str]) -> int:
     r"""Runs `command`, and ends its tree when stdin closes before it is done."""
-    _adopt_orphans()
+    # On Linux, what forks twice to get away becomes this process's child instead of init's.
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     family = {psutil.Process(child.pid)}
     alone = threading.Event()
@@ -146,12 +148,6 @@ def _guard(command: Sequence[str]) -> int:
     _grow(family, psutil.Process())
     _end(family)  # what the command has left behind, however it detached
     return status if status >= 0 else 128 - status
-
-
-def _adopt_orphans() -> None:
-    r"""On Linux, what forks twice to get away becomes this process's child instead of init's."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
 
 
 if __name__ == "__main__":

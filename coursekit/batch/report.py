@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from urllib.parse import quote
 
 import coursekit
 
@@ -140,16 +141,10 @@ def _index(results: list[Result], profile: str | None) -> str:
 def _row(result: Result) -> str:
     message = f"<small>{html.escape(result.message)}</small>" if result.message else ""
     links = [(result.page, "page"), (result.executed, "notebook")]
-    read = " · ".join(f'<a href="{html.escape(_url(f))}">{text}</a>' for f, text in links if f)
+    read = " · ".join(f'<a href="{html.escape(quote(f))}">{text}</a>' for f, text in links if f)
     colour = "ok" if result.ok else "bad"
     return (
         f'<tr><td>{html.escape(result.notebook)}<td class="{colour}">{result.status}{message}'
         f'<td class="number">{result.minutes:.1f}<td class="number">{result.peak_memory / 1e9:.2f} GB'
         f"<td>{read}</tr>"
     )
-
-
-def _url(name: str) -> str:
-    from urllib.parse import quote
-
-    return quote(name)

@@ -255,7 +255,7 @@ Split = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 def layer(x: Tensor, W_t: Tensor, b_t: Tensor, W_f: Tensor, b_f: Tensor, learners: Tensor) -> Tensor:
     r"""Run both, concatenate, and put output i of the learners at place learners[i]."""
-    y = torch.cat([F.linear(x, W_t, b_t), F.linear(x, W_f, b_f)], dim=-1)
+    y = _concatenated(x, W_t, b_t, W_f, b_f)
     return y[..., _order(learners, y.shape[-1]).argsort()]
 
 
@@ -399,17 +399,13 @@ def _by_rate(runs: Runs, name: str) -> dict[float, list[Run]]:
     return found
 
 
-def _mean(runs: Sequence[Run], column: int) -> float:
-    return statistics.fmean(run[column] for run in runs)
-
-
 def _by(column: int, last: bool = False) -> Callable[[Runs, str], float]:
     r"""The learning rate with the best mean of that column; of equals the lowest, or the last."""
 
     def choose(runs: Runs, name: str) -> float:
         groups = _by_rate(runs, name)
         rates = reversed(groups) if last else groups
-        return max(rates, key=lambda rate: _mean(groups[rate], column))
+        return max(rates, key=lambda rate: statistics.fmean(run[column] for run in groups[rate]))
 
     return choose
 

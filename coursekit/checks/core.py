@@ -10,7 +10,7 @@ import copy
 import importlib
 import pkgutil
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -181,7 +181,12 @@ def check(id: str, answer: Callable[..., Any], variant: int = 0) -> Result:
         known = every_kind()
         if id not in known:
             return Result(str(id), "failed", str(unknown("exercise", id, known)))
-        return _result(known[id], answer, variant)
+        exercise = known[id]
+        if not callable(answer):
+            said = f"pass the function itself: check({id!r}, {exercise.name}), without brackets"
+            return Result(id, "failed", said, 0, exercise.points)
+        status, message, share = exercise.looked_at(answer, variant)
+        return Result(id, status, message, round(share * exercise.points, 1), exercise.points)
     except Exception as error:  # whatever a student's object does when it is looked at
         return Result(str(id), "failed", f"the answer could not be looked at: {_one_line(error)}")
 
@@ -206,18 +211,11 @@ def mistake(exercise: Exercise, cases: Sequence[Arguments], values: Sequence[Any
     if _agree(exercise, values, map(exercise.answer, cases)):
         return None
     for message, wrong in exercise.mutants.items():
-        if _agree(exercise, values, _wrong_values(exercise, wrong, cases)):
+        # One after the other: most differ from an answer in the first.
+        given = (_as_number(_value(wrong, arguments), exercise.answer(arguments)) for arguments in cases)
+        if _agree(exercise, values, given):
             return message
     return None
-
-
-def _result(exercise: BaseExercise, answer: Any, variant: int) -> Result:
-    if not callable(answer):
-        message = f"pass the function itself: check({exercise.id!r}, {exercise.name}), without brackets"
-        status, share = "failed", 0.0
-    else:
-        status, message, share = exercise.looked_at(answer, variant)
-    return Result(exercise.id, status, message, round(share * exercise.points, 1), exercise.points)
 
 
 def _check(exercise: Exercise, answer: Callable[..., Any]) -> tuple[str, str]:
@@ -287,11 +285,6 @@ def _agree(exercise: Exercise, given: Sequence[Any], expected: Iterable[Any]) ->
         return bool(given) and _first_difference(exercise, given, expected) is None
     except Exception:  # _STOPPED, and what else cannot be compared
         return False
-
-
-def _wrong_values(exercise: Exercise, wrong: Callable[..., Any], cases: Sequence[Arguments]) -> Iterator[Any]:
-    r"""What the mutant gives for the cases, one after the other: most differ from an answer in the first."""
-    return (_as_number(_value(wrong, arguments), exercise.answer(arguments)) for arguments in cases)
 
 
 def _as_number(value: Any, answer: Any) -> Any:

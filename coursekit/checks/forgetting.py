@@ -28,12 +28,8 @@ def _seen(penalty: Callable[..., Any]) -> Callable[..., Any]:
     return lambda *given: built.penalty(penalty, *given)
 
 
-def _secret_shape(draw: Draw) -> tuple[int, ...]:
-    return draw.pick(((draw.whole(3, 6),), (draw.whole(2, 4), draw.whole(2, 4))))
-
-
 def _secret_ewc(draw: Draw) -> tuple[Tensor, Tensor, Tensor, float]:
-    shape = _secret_shape(draw)
+    shape = draw.pick(((draw.whole(3, 6),), (draw.whole(2, 4), draw.whole(2, 4))))
     return draw.normal(*shape), draw.normal(*shape), 4 * draw.uniform(*shape), draw.real(0.2, 5)
 
 

@@ -157,20 +157,12 @@ def diagnose(runs: Runs) -> tuple[str, ...]:
     return tuple(map(fault_of, runs))
 
 
-def _move(l: Tensor) -> float:
-    r"""How far the farthest factor went in a step, on average."""
-    return l.diff(dim=0).abs().amax(1).mean().item()
-
-
-def _gives(run: Run, factors: Tensor) -> bool:
-    return torch.allclose(run["h"], factors * run["y"], rtol=1e-3, atol=1e-4)
-
-
 def _strange(run: Run) -> bool:
     r"""Whether a sentence about right runs is false of this one, whatever the reason."""
     moves = run["l"].diff(dim=0).abs()
     jumps = bool(moves.max() > MOST_GROWTH * moves[0].max())
-    return not _gives(run, run["l"][-1]) or not moves.any(0).all() or jumps
+    scaled = torch.allclose(run["h"], run["l"][-1] * run["y"], rtol=1e-3, atol=1e-4)
+    return not scaled or not moves.any(0).all() or jumps
 
 
 #: The order matters: factors that never move also move less than at any learning rate; what has a name is not something
@@ -179,7 +171,7 @@ SIGNS: dict[str, Callable[[Run], bool]] = {
     "left out": lambda run: torch.equal(run["l"][0], run["l"][-1]),
     "zeros": lambda run: not run["l"][0].any(),
     "not frozen": lambda run: not torch.equal(*run["W"]),
-    "learning rate": lambda run: _move(run["l"]) < LEAST_MOVE,
+    "learning rate": lambda run: run["l"].diff(dim=0).abs().amax(1).mean().item() < LEAST_MOVE,
     OTHER: _strange,
 }
 
@@ -192,10 +184,6 @@ def fault_of(run: Run, signs: Mapping[str, Callable[[Run], bool]] = SIGNS) -> st
 def _blind_to(fault: str) -> Callable[[Runs], Any]:
     others = {name: shows for name, shows in SIGNS.items() if name != fault}
     return lambda runs: tuple(fault_of(run, others) for run in runs)
-
-
-def _by_loss(runs: Runs) -> tuple[str, ...]:
-    return tuple("healthy" if r["loss"][-3:].mean() < r["loss"][:3].mean() else "learning rate" for r in runs)
 
 
 def shuffled(draw: Draw) -> tuple[Runs]:
@@ -227,7 +215,9 @@ DIAGNOSE = Exercise(
     secret=shuffled,
     reference=diagnose,
     mutants={
-        "this judges by the loss alone, and that falls in broken runs too: the classifier learns by itself": (_by_loss),
+        "this judges by the loss alone, and that falls in broken runs too: the classifier learns by itself": (
+            lambda runs: tuple("healthy" if r["loss"][-3:].mean() < r["loss"][:3].mean() else FAULTS[0] for r in runs)
+        ),
         "factors that never move are no matter of the learning rate: the optimizer has not got them, 'left out'": (
             _blind_to("left out")
         ),

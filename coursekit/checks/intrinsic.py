@@ -217,6 +217,5 @@ RANK = Exercise(
             _far(lambda s, r: s[r:].square().sum().sqrt() / s.square().sum().sqrt())
         ),
     },
-    tolerance=1e-5,
     kinds=2,
 )

@@ -207,52 +207,40 @@ def _needs(size: str, seq: int) -> dict[Plan, int]:
 
 
 def _fastest(
-    key: Callable[[Plan, float, float], float] = row_time,
+    time: Callable[[Plan, float, float], float] = row_time,
+    of_a_step: bool = False,
     spare: int = DRIVER,
     tried: Callable[[Plan], bool] = lambda plan: True,
 ) -> Callable[..., Answer]:
-    r"""The right search but for what is best, what is left free or what is tried; where none fits, the smallest."""
+    r"""The right search but for a row's time, for what is least (`of_a_step`: a step's time), for what is left free or
+    for what is tried; where none fits, the smallest.
+    """
 
     def made(size: str, room: int, seq: int, unpack: float, copy: float) -> Answer:
         needs = {plan: peak for plan, peak in _needs(size, seq).items() if tried(plan)}
-        fit = [plan for plan, peak in needs.items() if peak + spare <= room]
-        best = min(fit or [min(needs, key=lambda plan: needs[plan])], key=lambda plan: key(plan, unpack, copy))
-        return *best, row_time(best, unpack, copy)
+        fit = [plan for plan, peak in needs.items() if peak + spare <= room] or [min(needs, key=needs.__getitem__)]
+        best = min(fit, key=lambda plan: time(plan, unpack, copy) * (plan[0] if of_a_step else 1))
+        return *best, time(best, unpack, copy)
 
     return made
-
-
-def _copied_for_every_row(size: str, room: int, seq: int, unpack: float, copy: float) -> Answer:
-    r"""The right search where `copy` is not shared by the rows of the step."""
-
-    def time(plan: Plan, unpack: float, copy: float) -> float:
-        return row_time(plan, unpack, plan[0] * copy)
-
-    *best, _ = _fastest(key=time)(size, room, seq, unpack, copy)
-    batch, optimizer, again = best
-    return batch, optimizer, again, time((batch, optimizer, again), unpack, copy)
 
 
 def _by_a_rule(products: Callable[[int, bool, float], float]) -> Callable[..., Answer]:
     r"""The right search with another time of a row's products: of its rows, checkpointing and `unpack`."""
 
-    def made(size: str, room: int, seq: int, unpack: float, copy: float) -> Answer:
-        def time(plan: Plan, unpack: float, copy: float) -> float:
-            batch, optimizer, again = plan
-            return products(batch, again, unpack) + (copy / batch if optimizer == "paged_adamw" else 0)
+    def time(plan: Plan, unpack: float, copy: float) -> float:
+        batch, optimizer, again = plan
+        return products(batch, again, unpack) + (copy / batch if optimizer == "paged_adamw" else 0)
 
-        *best, _ = _fastest(key=time)(size, room, seq, unpack, copy)
-        batch, optimizer, again = best
-        return batch, optimizer, again, time((batch, optimizer, again), unpack, copy)
-
-    return made
+    return _fastest(time)
 
 
 plan = _fastest()
+_copied_for_every_row = _fastest(lambda plan, unpack, copy: row_time(plan, unpack, plan[0] * copy))
 _POOR: dict[str, Callable[..., Answer]] = {
     "this fills the card to the end; the driver takes some of it, so leave 1 GiB": _fastest(spare=0),
     "this is the plan with the fastest step; asked is the time of a row, a step's divided by its rows": _fastest(
-        key=lambda plan, unpack, copy: plan[0] * row_time(plan, unpack, copy)
+        of_a_step=True
     ),
     "checkpointing is always on: it lets more rows in, and each of them costs three products, not two": _fastest(
         tried=lambda plan: plan[2]

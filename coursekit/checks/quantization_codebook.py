@@ -31,7 +31,9 @@ def squared_error(x: Tensor, levels: Tensor, block: int) -> float:
 
 
 def fitted(x: Tensor, block: int, start: Tensor | None = None, steps: int = 60, weighted: bool = True) -> Tensor:
-    r"""Lloyd 1982 and Max 1960: each level is the mean of what is rounded to it, again and again.
+    r"""Sixteen levels, ascending, for weights (n,) in blocks.
+
+    Lloyd 1982 and Max 1960: each level is the mean of what is rounded to it, again and again.
 
     weighted: a weight of a block with a large absmax counts more, for its error is multiplied by the absmax again.
     """
@@ -44,11 +46,6 @@ def fitted(x: Tensor, block: int, start: Tensor | None = None, steps: int = 60, 
         mass, total = (torch.zeros_like(levels).index_add_(0, cell, t) for t in (counts, counts * y))
         levels = torch.where(mass > 0, total / mass.clamp(min=1e-30), levels)
     return levels
-
-
-def codebook(x: Tensor, block: int) -> Tensor:
-    r"""Sixteen levels, ascending, for weights (n,) in blocks."""
-    return fitted(x, block)
 
 
 def _nf4() -> Tensor:
@@ -67,10 +64,6 @@ def _of_the_normal(x: Tensor, block: int) -> Tensor:
 def _as_many_each(x: Tensor, block: int) -> Tensor:
     y = x.view(-1, block) / x.view(-1, block).abs().amax(1, keepdim=True)
     return torch.quantile(y.flatten(), (torch.arange(LEVELS, dtype=torch.float64) + 0.5) / LEVELS)
-
-
-def _unweighted_20(x: Tensor, block: int) -> Tensor:
-    return fitted(x, block, steps=20, weighted=False)
 
 
 _UNWEIGHTED = (
@@ -132,7 +125,8 @@ def _weights(draw: Draw) -> tuple[Tensor, int]:
         x[small] = x.abs().mean() / draw.real(1, 3) * even
         x = x.flatten()
         best = squared_error(x, fitted(x, block), block)
-        poor = min(squared_error(x, wrong(x, block), block) for wrong in (*_POOR.values(), _unweighted_20))
+        wrong = [*(made(x, block) for made in _POOR.values()), fitted(x, block, steps=20, weighted=False)]
+        poor = min(squared_error(x, levels, block) for levels in wrong)
         fair = (fitted(x, block, start=_equal(x, block)), fitted(x, block, steps=20))
         honest = max(squared_error(x, levels, block) for levels in fair)
         if poor > NEAR * WORSE * best and honest < WORSE / NEAR * best:
@@ -146,7 +140,7 @@ CODEBOOK = Exercise(
     difficulty=4,
     minutes=20,
     secret=_weights,
-    reference=codebook,
+    reference=fitted,
     mutants=_POOR,
     kinds=3,
 )

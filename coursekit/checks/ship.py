@@ -21,16 +21,12 @@ def difference(one: Tensor, other: Tensor, mask: Tensor) -> tuple[float, float]:
 
     one, other: logits (batch, seq, vocabulary); mask (batch, seq) is 1 where a token counts, 0 for padding behind it.
     """
-    return _means(_of_tokens(one, other), mask)
+    return _found()(one, other, mask)
 
 
 def _of_tokens(one: Tensor, other: Tensor) -> Tensor:
     p, q = one.log_softmax(-1), other.log_softmax(-1)
     return (p.exp() * (p - q)).sum(-1)
-
-
-def _means(tokens: Tensor, mask: Tensor) -> tuple[float, float]:
-    return tokens[mask.bool()].mean().item(), _last(tokens, mask).mean().item()
 
 
 def _last(tokens: Tensor, mask: Tensor, before: int = 1) -> Tensor:
@@ -47,35 +43,21 @@ def _secret_difference(draw: Draw) -> tuple[Tensor, Tensor, Tensor]:
     return one, one + gap * (2.0 - mask)[..., None], mask
 
 
-Wrong = Callable[[Tensor, Tensor, Tensor], tuple[float, float]]
+Measure = Callable[[Tensor, Tensor], Tensor]
 
 
-def _with_tokens(tokens: Callable[[Tensor, Tensor], Tensor]) -> Wrong:
-    r"""The answer with another distance of each token, of the two models' logits."""
-    return lambda one, other, mask: _means(tokens(one, other), mask)
+def _found(
+    tokens: Measure = _of_tokens,
+    first: Measure = lambda tokens, mask: tokens[mask.bool()].mean(),
+    second: Measure = lambda tokens, mask: _last(tokens, mask).mean(),
+) -> Callable[..., tuple[float, float]]:
+    r"""The right answer but for the divergence of each token, or for a number made of these and the mask."""
 
+    def answer(one: Tensor, other: Tensor, mask: Tensor) -> tuple[float, float]:
+        each = tokens(one, other)
+        return first(each, mask).item(), second(each, mask).item()
 
-def _with_first(first: Callable[[Tensor, Tensor], Tensor]) -> Wrong:
-    r"""The answer with another first number, of the divergences of all places and the mask."""
-
-    def wrong(one: Tensor, other: Tensor, mask: Tensor) -> tuple[float, float]:
-        return first(_of_tokens(one, other), mask).item(), difference(one, other, mask)[1]
-
-    return wrong
-
-
-def _with_second(second: Callable[[Tensor, Tensor], Tensor]) -> Wrong:
-    r"""The answer with another second number, of the divergences of all places and the mask."""
-
-    def wrong(one: Tensor, other: Tensor, mask: Tensor) -> tuple[float, float]:
-        return difference(one, other, mask)[0], second(_of_tokens(one, other), mask).item()
-
-    return wrong
-
-
-def _summed(one: Tensor, other: Tensor, mask: Tensor) -> tuple[float, float]:
-    tokens = _of_tokens(one, other)
-    return tokens[mask.bool()].sum().item(), _last(tokens, mask).sum().item()
+    return answer
 
 
 DIFFERENCE = Exercise(
@@ -88,44 +70,46 @@ DIFFERENCE = Exercise(
     tolerance=1e-4,  # of a single token, in fp32
     mutants={
         "these are logits, which may all move together without changing any probability": (
-            _with_tokens(lambda one, other: (one.softmax(-1) * (one - other)).sum(-1))
+            _found(lambda one, other: (one.softmax(-1) * (one - other)).sum(-1))
         ),
         "this is the divergence the other way round: the probabilities of `one` weigh": (
-            _with_tokens(lambda one, other: _of_tokens(other, one))
+            _found(lambda one, other: _of_tokens(other, one))
         ),
         "the divergence of a token is a sum over the vocabulary; here it is a mean": (
-            _with_tokens(lambda one, other: _of_tokens(one, other) / one.shape[-1])
+            _found(lambda one, other: _of_tokens(one, other) / one.shape[-1])
         ),
         "this is the mean of all differences; words count by their probability in `one`": (
-            _with_tokens(lambda one, other: (one.log_softmax(-1) - other.log_softmax(-1)).abs().mean(-1))
+            _found(lambda one, other: (one.log_softmax(-1) - other.log_softmax(-1)).abs().mean(-1))
         ),
         "the padding counts, which nobody reads": (
             lambda one, other, mask: difference(one, other, torch.ones_like(mask))
         ),
         "the padding counts in the first number, and nobody reads it": (
-            _with_first(lambda tokens, mask: tokens.mean())
+            _found(first=lambda tokens, mask: tokens.mean())
         ),
         "the sum leaves the padding out, but is divided by all places: divide by the tokens that count": (
-            _with_first(lambda tokens, mask: (tokens * mask).mean())
+            _found(first=lambda tokens, mask: (tokens * mask).mean())
         ),
-        "these are the divergences of all tokens together; their means are asked": _summed,
+        "these are the divergences of all tokens together; their means are asked": _found(
+            first=lambda tokens, mask: tokens[mask.bool()].sum(), second=lambda tokens, mask: _last(tokens, mask).sum()
+        ),
         "the first number is the divergences of all tokens together; their mean is asked": (
-            _with_first(lambda tokens, mask: (tokens * mask).sum())
+            _found(first=lambda tokens, mask: (tokens * mask).sum())
         ),
         "the first number is a mean of the texts' means; each token counts the same, in a short text too": (
-            _with_first(lambda tokens, mask: ((tokens * mask).sum(1) / mask.sum(1)).mean())
+            _found(first=lambda tokens, mask: ((tokens * mask).sum(1) / mask.sum(1)).mean())
         ),
         "the last place of a text may be padding: the second number is of the last token that counts": (
-            _with_second(lambda tokens, mask: tokens[:, -1].mean())
+            _found(second=lambda tokens, mask: tokens[:, -1].mean())
         ),
         "the second number is of the last text alone; each text has a last token": (
-            _with_second(lambda tokens, mask: tokens[mask.bool()][-1])
+            _found(second=lambda tokens, mask: tokens[mask.bool()][-1])
         ),
         "the second number is of the token before the last: places count from 0, and the last is sum - 1": (
-            _with_second(lambda tokens, mask: _last(tokens, mask, before=2).mean())
+            _found(second=lambda tokens, mask: _last(tokens, mask, before=2).mean())
         ),
         "the second number is a sum over the texts; their mean is asked": (
-            _with_second(lambda tokens, mask: _last(tokens, mask).sum())
+            _found(second=lambda tokens, mask: _last(tokens, mask).sum())
         ),
     },
 )
@@ -183,14 +167,6 @@ def _factors_added(A: Tensors, B: Tensors, s: Numbers, w: Numbers) -> tuple[Tens
     return sum(w_t * s_t * A_t for A_t, s_t, w_t in zip(A, s, w, strict=True)), sum(B)
 
 
-def _both_weighed(A: Tensors, B: Tensors, s: Numbers, w: Numbers) -> tuple[Tensor, Tensor]:
-    return _factors_added(A, B, s, w)[0], sum(w_t * B_t for B_t, w_t in zip(B, w, strict=True))
-
-
-def _squared(A: Tensors, B: Tensors, s: Numbers, w: Numbers) -> tuple[Tensor, Tensor]:
-    return beside(A, B, s, [w_t**2 for w_t in w])
-
-
 SUM = Exercise(
     compare=OfFactors,
     id="ship-sum",
@@ -201,10 +177,14 @@ SUM = Exercise(
     reference=beside,
     mutants={
         "the factors are added up, A to A and B to B: their product has cross terms, such as B1 A2": _factors_added,
-        "the factors are added up, each with its weight: cross terms, and weights that count twice": _both_weighed,
+        "the factors are added up, each with its weight: cross terms, and weights that count twice": (
+            lambda A, B, s, w: (_factors_added(A, B, s, w)[0], sum(w_t * B_t for B_t, w_t in zip(B, w, strict=True)))
+        ),
         "the scales are lost: the update of an adapter is s B A": (lambda A, B, s, w: beside(A, B, [1.0] * len(s), w)),
         "the weights are lost": lambda A, B, s, w: beside(A, B, s, [1.0] * len(w)),
-        "the weights stand in both factors: in their product they are squared": _squared,
+        "the weights stand in both factors: in their product they are squared": (
+            lambda A, B, s, w: beside(A, B, s, [w_t**2 for w_t in w])
+        ),
         "the scales stand in both factors: in their product they are squared": (
             lambda A, B, s, w: beside(A, B, [s_t**2 for s_t in s], w)
         ),

@@ -111,10 +111,6 @@ def _good_enough(compare: Comparison, given: Any, case: Any, own: Any) -> str | 
     )
 
 
-def _halved(updates: Tensors) -> Tensor:
-    return (updates[0] + updates[1]) / 2
-
-
 BLEND = Exercise(
     judge=_good_enough,
     id="ship-blend",
@@ -128,7 +124,7 @@ BLEND = Exercise(
             lambda updates, inputs, r: pissa(updates[0] + updates[1], r, 1.0)
         ),
         "the inputs are not used, and half of each update is too little": (
-            lambda updates, inputs, r: pissa(_halved(updates), r, 1.0)
+            lambda updates, inputs, r: pissa((updates[0] + updates[1]) / 2, r, 1.0)
         ),
         "this is the first adapter alone": lambda updates, inputs, r: pissa(updates[0], r, 1.0),
         "this is the second adapter alone": lambda updates, inputs, r: pissa(updates[1], r, 1.0),

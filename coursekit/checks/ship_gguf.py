@@ -103,18 +103,6 @@ def _turned(B: Tensor, heads: int) -> Tensor:
     return B.view(heads, 2, -1, B.shape[1]).flip(1).transpose(1, 2).reshape(B.shape) if heads else B
 
 
-def _inputs_moved(A: Tensor, B: Tensor, s: float, heads: int) -> Parts:
-    return paired(A.T, heads).T, B, s * len(A)
-
-
-def _both_moved(A: Tensor, B: Tensor, s: float, heads: int) -> Parts:
-    return paired(A.T, heads).T, paired(B, heads), s * len(A)
-
-
-def _scaled_twice(A: Tensor, B: Tensor, s: float, heads: int) -> Parts:
-    return A, s * paired(B, heads), s * len(A)
-
-
 GGUF = Exercise(
     compare=OfFile,
     id="ship-gguf",
@@ -136,8 +124,12 @@ GGUF = Exercise(
         ),
         "neighbours are pairs, but in each the row of the second half stands first": _with_rows(_turned),
         "with heads = 0 all rows stay, and here they move": _with_rows(lambda B, heads: paired(B, max(heads, 1))),
-        "the columns of A move: they are the layer's inputs, and the heads are its outputs": _inputs_moved,
-        "the rows of B are right, but the columns of A move as well, and they are the layer's inputs": _both_moved,
+        "the columns of A move: they are the layer's inputs, and the heads are its outputs": (
+            lambda A, B, s, heads: (paired(A.T, heads).T, B, s * len(A))
+        ),
+        "the rows of B are right, but the columns of A move as well, and they are the layer's inputs": (
+            lambda A, B, s, heads: (paired(A.T, heads).T, paired(B, heads), s * len(A))
+        ),
         "alpha is s, which llama.cpp still divides by the rows of A": _with_alpha(lambda A, B, s: s),
         "alpha is s times the root of the rank, as in the settings of an rsLoRA; llama.cpp knows no root": (
             _with_alpha(lambda A, B, s: s * len(A) ** 0.5)
@@ -147,6 +139,8 @@ GGUF = Exercise(
         ),
         "alpha counts the rows of B; llama.cpp divides by those of A": _with_alpha(lambda A, B, s: s * len(B)),
         "the scale is lost: llama.cpp adds BA alone": _with_alpha(lambda A, B, s: len(A)),
-        "the scale counts twice: it stands in b, and in alpha too": _scaled_twice,
+        "the scale counts twice: it stands in b, and in alpha too": (
+            lambda A, B, s, heads: (A, s * paired(B, heads), s * len(A))
+        ),
     },
 )

@@ -22,12 +22,7 @@ def prepend(prompt: Tensor, x: Tensor, mask: Tensor, labels: Tensor) -> tuple[Te
 
 
 def _behind(prompt: Tensor, x: Tensor, mask: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    batch, n = len(x), len(prompt)
-    return (
-        torch.cat([x, prompt.expand(batch, -1, -1)], dim=1),
-        torch.cat([mask, mask.new_ones(batch, n)], dim=1),
-        torch.cat([labels, labels.new_full((batch, n), -100)], dim=1),
-    )
+    return tuple(before.roll(-len(prompt), dims=1) for before in prepend(prompt, x, mask, labels))
 
 
 def _with(mask_value: int | None = 1, label_value: int | None = -100):

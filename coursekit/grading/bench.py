@@ -17,7 +17,7 @@ from coursekit.grading.bwrap_runner import BwrapRunner
 from coursekit.grading.container_runner import ContainerRunner
 from coursekit.grading.folder import Batch
 from coursekit.grading.judge import Judge, Unusable
-from coursekit.grading.one import Infrastructure, Run
+from coursekit.grading.one import Run
 from coursekit.grading.plan import read_assignment
 from coursekit.grading.remote_runner import RemoteRunner
 
@@ -57,7 +57,7 @@ class Bench:
                     run = Run(Path(line["path"]), self.assignment, slot, self.judge, self._variant(line))
                     result = self.assignment.result(line, run.grade())
                 break
-            except (Infrastructure, RuntimeError, OSError) as failure:
+            except (RuntimeError, OSError) as failure:
                 if self.stopping:
                     raise Stopped from failure
                 self.batch.event(
@@ -111,7 +111,7 @@ class Bench:
                 self._all.append(slot)
         try:
             yield slot
-        except (Infrastructure, RuntimeError, OSError):
+        except (RuntimeError, OSError):
             slot.stop()  # whatever state it is in
             raise
         finally:

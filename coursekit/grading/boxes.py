@@ -199,7 +199,9 @@ def ask(job: dict[str, Any], seconds: float) -> dict[str, Any]:
     with socket.socket(socket.AF_UNIX) as line:
         line.settimeout(seconds)
         line.connect(os.environ.get(VARIABLE, ""))
-        return _talk(line, job)
+        line.sendall(json.dumps(job).encode() + b"\n")
+        with line.makefile("rb") as file:
+            return json.loads(file.readline(MOST))
 
 
 def _problem_of_runner() -> str | None:
@@ -210,9 +212,3 @@ def _problem_of_runner() -> str | None:
         return None if ask({}, 60) == {"runner": "ready"} else "what listens there is not a runner"
     except (OSError, ValueError) as error:
         return f"the runner does not answer: {error}"
-
-
-def _talk(line: socket.socket, job: dict[str, Any]) -> dict[str, Any]:
-    line.sendall(json.dumps(job).encode() + b"\n")
-    with line.makefile("rb") as file:
-        return json.loads(file.readline(MOST))

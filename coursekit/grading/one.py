@@ -73,8 +73,8 @@ class Assignment:
         }
 
 
-class Infrastructure(Exception):
-    r"""The grader's own failure, never the student's."""
+class Infrastructure(RuntimeError):
+    r"""The grader's own failure, never the student's; so is every other RuntimeError here."""
 
 
 class Run:
@@ -91,7 +91,7 @@ class Run:
         self.times = dict.fromkeys(("gate", "box", "run", "probe", "verify"), 0.0)
 
     def grade(self) -> dict[str, Any]:
-        r"""{"status", "message", "where", "exercises", "times"}. Raises Infrastructure."""
+        r"""{"status", "message", "where", "exercises", "times"}. Raises RuntimeError where the grader itself fails."""
         complete = None
         for number, ids in enumerate(self.assignment.groups()):
             refused = self._gate([], ids)
@@ -189,9 +189,6 @@ class Run:
             variant=self.variant,
         )
 
-    def _variant(self) -> dict[str, int]:
-        return {} if self.variant is None else {"variant": self.variant}
-
     def _gate(
         self, skip: list[int], ids: list[str], whole: dict[str, Any] | None = None, seconds: float = 0.0
     ) -> str | None:
@@ -205,7 +202,7 @@ class Run:
             notebook=self.assignment.notebook,
             skip=skip,
             ids=ids,
-            parameters=(whole or {}) | self._variant(),
+            parameters=(whole or {}) | ({} if self.variant is None else {"variant": self.variant}),
             variant=self.variant,
             handed_out=self.assignment.handed_out,
             whole=whole is not None,
@@ -223,7 +220,7 @@ class Run:
 
     def _once(self, pending: list[str], again: bool = False) -> int | None:
         r"""One box for the exercises that are left; returns the cell that ended it, if a cell did."""
-        self._ask("questions", path=str(self.slot.questions), ids=pending)
+        self.judge.ask("questions", path=str(self.slot.questions), ids=pending)
         budgets = [self.assignment.budgets[id] for id in pending if id in self.assignment.budgets]
         limits = {"exercise": max(budgets), "probe": sum(budgets) + 5} if budgets else {}
         limits |= {"run": self.assignment.limits.again} if again else {}
@@ -328,14 +325,6 @@ class Run:
             return self.judge.ask(what, **given)
         except Crashed:
             return None
-        except RuntimeError as error:
-            raise Infrastructure(str(error)) from error
-
-    def _ask(self, what: str, **given: Any) -> Any:
-        try:
-            return self.judge.ask(what, **given)
-        except RuntimeError as error:
-            raise Infrastructure(str(error)) from error
 
 
 def _ending(verdict: dict[str, Any]) -> tuple[str, str]:

@@ -168,15 +168,11 @@ def _message(record: dict[str, Any]) -> str:
 def _bare(record: dict[str, Any]) -> str:
     r"""As `_message`, for a moment at which the secret questions were known: no text that could carry them out."""
     kind, line = record.get("kind"), record.get("line")
-    kind = kind if isinstance(kind, str) and _is_exception(kind) else "an exception of its own"
+    known = getattr(builtins, kind, None) if isinstance(kind, str) else None
+    kind = kind if isinstance(known, type) and issubclass(known, BaseException) else "an exception of its own"
     if kind == "EOFError":
         return "it calls input(), and there is nobody to type an answer"
     return f"it raised {kind}" + (f" in line {line} of the cell" if type(line) is int and 0 < line < 1000 else "")
-
-
-def _is_exception(name: str) -> bool:
-    found = getattr(builtins, name, None)
-    return isinstance(found, type) and issubclass(found, BaseException)
 
 
 def _plain(text: Any, most: int) -> str:

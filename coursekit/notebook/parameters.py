@@ -30,15 +30,6 @@ def fits(value: Any, kind: type) -> bool:
     return isinstance(value, kind)
 
 
-def mismatch(name: str, value: Any, kind: type, where: str = "") -> CourseError:
-    r"""The error for a parameter of the wrong type; `where` says who gave it, such as " (smoke.yaml)"."""
-    hint = ""
-    if kind is float and isinstance(value, str) and _is_number(value):
-        hint = f"; YAML takes {value} for text, write {float(value):.1e}"  # it wants a dot before the e
-    given = f"{value!r} ({type(value).__name__})"
-    return CourseError(f"parameter {name!r} expects {kind.__name__}, got {given}{where}{hint}")
-
-
 def defaults(notebook: Path) -> dict[str, type | None]:
     r"""Names in the notebook's `parameters` cell, each with the type of its default (None: anything goes)."""
     import nbformat
@@ -66,7 +57,11 @@ def check(kinds: Mapping[str, type | None], given: Mapping[str, Any], where: str
     for name, value in given.items():
         kind = kinds.get(name)
         if kind is not None and not fits(value, kind):
-            raise mismatch(name, value, kind, f" ({where})")
+            hint = ""
+            if kind is float and isinstance(value, str) and _is_number(value):
+                hint = f"; YAML takes {value} for text, write {float(value):.1e}"  # it wants a dot before the e
+            given_as = f"{value!r} ({type(value).__name__})"
+            raise CourseError(f"parameter {name!r} expects {kind.__name__}, got {given_as} ({where}){hint}")
         if name in kinds and (odd := _unwritable(value)) is not None:
             raise CourseError(f"parameter {name!r} cannot be {odd} ({where}): {_PLAIN}")
 

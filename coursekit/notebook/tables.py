@@ -17,7 +17,7 @@ class Table:
         self.note = note
         self.columns = list(columns)
         self.rows = [[_text(value) for value in row] for row in rows]
-        self._right = [all(_is_number(row[i]) for row in self.rows) for i in range(len(columns))]
+        self._right = [all(_NUMBER.fullmatch(row[i]) for row in self.rows) for i in range(len(columns))]
 
     def _repr_markdown_(self) -> str:
         rule = ["--:" if right else ":--" for right in self._right]
@@ -71,7 +71,3 @@ def _text(value: Any) -> str:
 
 #: A number with thousands separators, a unit of one sign, or the dash that stands for none.
 _NUMBER = re.compile(r"–|[+\-−×]?\d[\d,]*(\.\d+)?(e[+-]?\d+)?\s?%?")
-
-
-def _is_number(text: str) -> bool:
-    return _NUMBER.fullmatch(text) is not None

@@ -88,7 +88,8 @@ def show_only(paths: list[str]) -> None:
     """
     if not any(_first_closed(path) for path in paths):
         return
-    _unshare(NEWNS)
+    if _LIBC.unshare(NEWNS) != 0:
+        _fail("cannot make a namespace")
     if _LIBC.mount(None, b"/", None, _MS_REC | _MS_PRIVATE, None) != 0:
         _fail("cannot make the mounts private")
     opened = {path: os.open(path, os.O_PATH) for path in sorted(set(paths), key=len)}
@@ -163,11 +164,6 @@ def _filter_calls() -> None:
 def _setns(descriptor: int, kind: int) -> None:
     if _LIBC.setns(descriptor, kind) != 0:
         _fail(f"cannot enter a namespace of kind {kind:#x}")
-
-
-def _unshare(kind: int) -> None:
-    if _LIBC.unshare(kind) != 0:
-        _fail("cannot make a namespace")
 
 
 def _prctl(option: int, value: int) -> None:

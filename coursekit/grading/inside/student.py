@@ -57,7 +57,8 @@ def main(job: Path = Path("/in")) -> None:
     _flush()
     write_all(REPORT, READY)
     names = InteractiveShell.instance().user_ns
-    questions = json.loads(_everything(QUESTIONS))
+    with os.fdopen(QUESTIONS, "rb") as file:
+        questions = json.load(file)
     for exercise, cases in questions.items():
         name, look, most = task["exercises"][exercise], looks.get(exercise), task["trained"].get(exercise)
         asked = None if name not in names else functools.partial(look, names[name]) if look else names[name]
@@ -106,13 +107,6 @@ def _teller(owner: int) -> Callable[[dict[str, Any]], None]:
             write_all(REPORT, json.dumps(line).encode() + b"\n")
 
     return tell
-
-
-def _everything(descriptor: int) -> bytes:
-    parts = []
-    while part := os.read(descriptor, 1 << 20):
-        parts.append(part)
-    return b"".join(parts)
 
 
 def _flush() -> None:
