@@ -34,7 +34,7 @@ PAIRS = [
 
 
 #: The rows of its picture.
-SHOWN = {"top 6", "top 2", "norms", *(arm for pair in PAIRS for arm in pair)}
+SHOWN = {"top 6", "top 2", *(arm for pair in PAIRS for arm in pair)}
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +53,13 @@ def test_how_little_has_to_train(runs, family):
     share = 100 * runs.parameters("random mask") / runs.parameters("full")
     low, high = (f"{-100 * end:.1f}".replace("-", "−") for end in (found.high, found.low))
     behind = f"{-100 * found.value:.1f} points behind ({low} to {high})"
-    said(PAGE, f"A random mask, {share:.1f} % of the parameters, shows {found.verdict} from full fine-tuning: {behind}")
-    said(PAGE, f"After 300 steps {share:.1f} % of the parameters, drawn by chance, show {found.verdict} from full "
-               "fine-tuning;")  # fmt: skip
+    right = {rate: sum(round(600 * run.validation) for run in own) for rate, own in runs.whole("random mask").items()}
+    assert (right[0.01], right[0.01] - right[0.03]) == (max(right.values()), 12), "two of 300 in each of three seeds"
+    assert runs.rate("random mask") == 0.01
+    assert runs.at("random mask", 0.03).difference("random mask", "full").verdict == "worse"
+    said(PAGE, f"A random mask, {share:.1f} % of the parameters, shows {found.verdict} from full fine-tuning: {behind} "
+               "at a rate of 0.01. At 0.03, two of 300 validation sentences lower, it is worse.")  # fmt: skip
+    said(PAGE, f"{share:.1f} % of the parameters, drawn by chance, show {found.verdict} at their best rate.")
     assert runs.rate("bitfit") == 3e-3
     said(PAGE, "here 5e-3 (tuned it is 3e-3)")
 
@@ -72,7 +76,7 @@ def test_full_fine_tuning_is_ahead_of_bitfit(runs, family):
     full = family["bitfit", "full"]
     assert full.verdict == "worse"
     said(PAGE, f"BitFit is worse than full fine-tuning {tenths(full).removeprefix('worse ')}")
-    said(PAGE, f"all biases are {-100 * full.value:.1f} points behind on film.")
+    said(PAGE, f"After 300 steps on film all biases are {-100 * full.value:.1f} points behind full fine-tuning;")
 
 
 def test_on_product_reviews_they_are_equal_and_not_on_a_third_task():
@@ -84,7 +88,7 @@ def test_on_product_reviews_they_are_equal_and_not_on_a_third_task():
     assert third.verdict == "worse"
     said(PAGE, "On product reviews the two are equal for practical purposes; on a third task BitFit is "
                f"{-100 * third.value:.1f} behind (notebook 10).")  # fmt: skip
-    said(PAGE, "Not known: whether masks do as well on other tasks")
+    said(PAGE, "Not measured: masks on other tasks.")
 
 
 def test_twice_the_steps_do_not_close_the_gap(runs):
@@ -114,31 +118,23 @@ def test_at_a_higher_rate_most_runs_of_bitfit_learn_nothing(runs):
 
 def test_the_number_of_parameters_does_not_order_methods(runs, family):
     mask, small = runs.parameters("random mask"), runs.parameters("bitfit")
-    found, last = family["random mask", "bitfit"], family["top 1", "bitfit"]
-    assert (found.verdict, last.verdict) == ("better", "equal for practical purposes")
-    assert round(mask / small, 1) == 2
-    verdict, _, points = tenths(found).partition(" by ")
-    said(PAGE, f"The random mask, twice BitFit's size, is {verdict} by {points}; BitFit and the last block are "
-               "equal for practical purposes.")  # fmt: skip
+    equal = [family[pair].verdict for pair in (("top 1", "bitfit"), ("far", "random mask"))]
+    assert equal == ["equal for practical purposes"] * 2
+    assert round(runs.parameters("far") / mask) == 13
     said(PAGE, f"BitFit or a random mask over all blocks, {mask:,} parameters with its head?")
     times = runs.parameters("top 1") / small
     said(PAGE, f"does the last block alone, {times:.0f} times BitFit's size, beat BitFit?")
-    said(PAGE, "How many parameters train does not decide.")
-
-
-def test_far_is_equal_to_the_random_mask(runs, family):
-    assert family["far", "random mask"].verdict == "equal for practical purposes"
-    assert round(runs.parameters("far") / runs.parameters("random mask")) == 13
-    said(PAGE, "FAR and the mask are equal for practical purposes, though FAR trains thirteen times as many.")
+    said(PAGE, f"How many parameters train does not decide. The last block, {times:.0f} times BitFit's size, equals "
+               "BitFit for practical purposes, and FAR, thirteen times the mask's, equals the mask.")  # fmt: skip
 
 
 def test_what_the_probes_and_the_rates_are(runs):
     assert runs.parameters("probe") == runs.parameters("probe-cls") == 385
     card = (ROOT / "data" / "evidence" / "selective.md").read_text(encoding="utf-8")
-    assert "batches of 16; 300 steps are" in card
-    said(PAGE, "MiniLM on film sentences, 300 steps unless said, three seeds, learning rates tuned on validation "
-               "sentences.")  # fmt: skip
-    said(PAGE, "Both are logistic regressions, trained to convergence.")
+    assert "batches of 16; 300 steps are 0.64 of the 7,530 training sentences" in card
+    said(PAGE, f"MiniLM on film sentences, 300 steps unless said ({300 * 16:,} of 7,530 sentences, once), three seeds, "
+               "learning rates tuned on validation sentences.")  # fmt: skip
+    said(PAGE, "Both are logistic regressions on all sentences, trained to convergence.")
     for arm in SHOWN - {"probe", "probe-cls"}:
         name, steps = arm.removesuffix(", 600 steps"), runs.steps(arm)
         tried = {run.cell.rate for run in runs.runs if (run.cell.arm, run.cell.steps) == (name, steps)}
@@ -158,7 +154,6 @@ def test_no_row_is_preliminary(runs):
     assert not [arm for arm in SHOWN if rows.get(arm)]
     assert not [arm for arm in SHOWN if runs.steps(arm) == 300 and once_beside(runs, arm)]
     assert not [cell.id for cell in read(PAGE).cells if "†" in str(cell)], "marked in text, code or picture"
-    said(PAGE, "Norms are from Zhao et al. (2024).")
 
 
 def test_what_the_stored_masks_and_learners_are(runs):
@@ -194,7 +189,7 @@ def test_what_reads_cls_and_who_trains_the_pooler(runs):
     blocks, head = (sum(n for name, n in size.items() if part in name) for part in ("encoder.layer", "classifier"))
     weight = size["bert.pooler.dense.weight"]
     assert runs.parameters("top 6") == blocks + head and runs.parameters("full") == sum(size.values())
-    assert max(runs.parameters(arm) for arm in ("bitfit", "norms")) < weight  # of 147,456 numbers
+    assert runs.parameters("bitfit") < weight  # of 147,456 numbers
     assert candidates.EVERY["random-mask"].method.among(model.config) == blocks
     far = candidates.EVERY["far"].method.learners_of(model.config)
     assert len(far) == 2 * model.config.num_hidden_layers  # up and down of each block, all that it trains
@@ -213,7 +208,8 @@ def test_the_first_table_is_told_as_it_is():
     said(PAGE, f"In this run BitFit gets {bitfit} right and the head on the mean {head}")
     assert float(constant) < float(bitfit) < float(head)
     (loop,) = printed(PAGE, r"parameters train; accuracy (0\.\d+) \(")
-    said(PAGE, f"In this run the loop reaches {loop}; section 1's {bitfit} had another schedule")
+    assert abs(float(loop) - float(bitfit)) < 0.06
+    said(PAGE, f"In this run the loop reaches {loop}, near section 1's {bitfit}.")
 
 
 def test_the_slide_is_told_as_it_is():
@@ -227,8 +223,6 @@ def test_the_slide_is_told_as_it_is():
 def test_far_is_told_as_it_is():
     off = printed(PAGE, r"as on the slide is off by (\d+) %")[0]
     said(PAGE, f"As on the slide a layer is off by {off} %:")
-    spread = printed(PAGE, r"the node that moved most, (\d\.\d) times")[0]
-    said(PAGE, f"in this run the last block's nodes moved equally far within a factor of {spread}")
 
 
 def test_the_costs_are_told_as_they_are():
@@ -255,7 +249,8 @@ def test_the_costs_are_told_as_they_are():
     entries = Entries(torch.zeros(4, 4), torch.tensor([5]))
     with torch.no_grad():
         assert entries.written(base := torch.ones(4, 4)).data_ptr() != base.data_ptr() and base.sum() == 16
-    said(PAGE, f"{far} with FAR, whose gradient ends at the lowest up. The split itself saves none")
+    said(PAGE, f"{far} with FAR, once it is primed, which needs everything's bill: its gradient ends at the lowest up. "
+               "The split itself saves none")  # fmt: skip
     said(PAGE, f"{two[4]} with the last two blocks")
     assert mask[1] == full[1] == everything[1] == "1.00" and abs(int(mask[4]) - int(full[4])) < 6
     said(PAGE, "A random mask saves neither work nor activations")
@@ -341,6 +336,6 @@ def test_what_peft_has_instead_of_bitfit():
         adapted(LNTuningConfig())
     norms = training(adapted(LNTuningConfig(target_modules=["LayerNorm"])))
     assert norms and all("LayerNorm" in name for name in norms)
-    said(PAGE, 'LNTuningConfig trains norms alone (BERT: target_modules=["LayerNorm"])')
+    said(PAGE, 'LNTuningConfig trains norms alone (Zhao et al. 2024; BERT: target_modules=["LayerNorm"])')
     assert ShiraConfig().mask_type == "random"
     said(PAGE, "ShiraConfig a random mask")
