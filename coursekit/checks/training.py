@@ -106,7 +106,8 @@ class Training(BaseExercise):
     def looked_at(self, answer: Callable[..., Any], variant: int) -> tuple[str, str, float]:
         r"""As in BaseExercise; one training, on data that all may know."""
         posing = self.posing(PUBLIC)
-        told = f"{self.name} is training. A graded run is stopped after {self.seconds / 60:g} minutes."
+        limit = f"{self.seconds / 60:g} minute" + "s" * (self.seconds != 60)
+        told = f"{self.name} is training. A graded run is stopped after {limit}."
         waiting = threading.Timer(PATIENCE, print, [told])
         waiting.start()
         try:

@@ -41,6 +41,17 @@ def token_logps(
     return logps_of(logits[:, :-1], targets.masked_fill(left_out, 0)).masked_fill(left_out, 0.0)
 
 
+def from_first_label(
+    model: nn.Module, ids: Int[Tensor, "batch seq"], labels: Int[Tensor, "batch seq"]
+) -> tuple[Float[Tensor, "batch kept vocab"], Int[Tensor, "batch kept"]]:
+    r"""Logits and labels from the position before the first label on, so that `token_logps` of them lacks only zeros.
+
+    What stands before is read, and gets no logits: that saves time.
+    """
+    kept = ids.shape[1] + 1 - int((labels != IGNORED).any(0).int().argmax())
+    return model(ids, logits_to_keep=kept).logits, labels[:, -kept:]
+
+
 @contextmanager
 def reference_of(model: nn.Module) -> Iterator[nn.Module]:
     r"""The reference: the same network with its adapter off, in eval mode, and then as it was.

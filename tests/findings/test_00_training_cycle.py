@@ -45,7 +45,7 @@ def test_of_the_prompts_only_five_are_better_than_none(context):
     found = context.differences(["1 shots", "2 shots", "5 shots", "10 shots"], "0 shots")
     five = found.pop("5 shots")
     assert five.verdict == "better" and {one.verdict for one in found.values()} == {"no clear difference"}
-    said(PAGE, "Of one, two, five and ten in the prompt only five are better than none, "
+    said(PAGE, "Of five and ten in the prompt only five are better than none, "
                f"{str(five).removeprefix('better ')}")  # fmt: skip
 
 
@@ -54,15 +54,21 @@ def test_with_the_same_ten_there_is_no_clear_difference(context):
     assert context.differences(others, "10 shots")[SAME_TEN].verdict == "no clear difference"
     assert len(others) == 8
     assert context.difference(SAME_TEN, "10 shots").low > 0  # alone its interval leaves out 0
-    said(PAGE, "Between ten in the prompt and LoRA on the same ten there is no clear difference, judged among eight "
-               "comparisons")  # fmt: skip
+    said(
+        PAGE,
+        "The interval of LoRA on the same ten leaves out 0, but among eight comparisons one such is easily luck: no "
+        "clear difference",
+    )
     assert context.accuracy(SAME_TEN).value > context.accuracy("10 shots").value
     assert context.differences(others, "10 shots")[OTHER_TEN].verdict == "no clear difference"
 
 
 def test_the_table_is_that_of_the_stored_runs(context):
-    names = {"0 shots": "none in the prompt", "5 shots": "five in the prompt", SAME_TEN: "LoRA on the same ten",
-             "LoRA on 1000": "LoRA on a thousand"}  # fmt: skip
+    names = {"0 shots": "none in the prompt", "5 shots": "five in the prompt", "LoRA on 1000": "LoRA on a thousand"}
+    names[SAME_TEN] = "LoRA on the same ten (its rate chosen on other sentences)"
+    assert "on the very ones of the prompt, its rate searched on validation sentences" in " ".join(
+        card("in_context").split()
+    )
     others = [arm for arm in context.arms if arm not in ("10 shots", "constant")]
     found = context.differences(others, "10 shots")
     assert len(others) == 8 == len(names) + 4
@@ -198,12 +204,10 @@ def test_the_pair_that_is_quoted():
     said(PAGE, f"Our prompt is always {pair['prompt']}")
 
 
-def test_film_sentences_alone_do_not_do_it(dpo):
+def test_training_on_the_chosen_film_sentences_does_not_explain_it(dpo):
     film, product = (dpo.accuracy(arm, of="chosen") for arm in (ALONE, f"{ALONE}, product reviews"))
     assert film.low > 0 > product.low and product.high > 0
     assert min(mean for arm in (ALONE, f"{ALONE}, product reviews") for mean in means(dpo, arm, "chosen")) > 0
-    said(PAGE, "Trained on the chosen ones alone, the model makes the chosen answers of both kinds likelier with every "
-               "seed")  # fmt: skip
     lower = []
     for kind, arm in (("", FILM), (", product reviews", PRODUCT)):
         gap = dpo.difference(arm, f"{ALONE}{kind}", of="chosen")
@@ -211,6 +215,7 @@ def test_film_sentences_alone_do_not_do_it(dpo):
         both = zip(means(dpo, arm, "chosen"), means(dpo, f"{ALONE}{kind}", "chosen"), strict=True)
         assert all(tuned < alone for tuned, alone in both)
         lower.append(f"{-gap.value:.1f}")
-    said(PAGE, f"DPO's lie below, by {' and '.join(lower)} nats")
+    said(PAGE, "With stage 2's loss on these alone, the model makes the chosen answers of both kinds likelier with "
+               f"every seed, {' and '.join(lower)} nats above DPO's")  # fmt: skip
     assert {run.cell.rate for arm in (ALONE, FILM) for run in dpo.searched(arm)} == {1e-3}
     said(PAGE, "Only one learning rate was tried")

@@ -16,7 +16,7 @@ from coursekit.labels import IGNORED
 from coursekit.methods import FullFineTuning, LoRA
 from coursekit.tasks.preferences import rated_pairs
 from coursekit.tasks.sentiment import split_sentences
-from coursekit.training.dpo import reference_of, token_logps
+from coursekit.training.dpo import from_first_label, reference_of, token_logps
 from tests.checks.answers import SOLUTIONS
 
 CLOSE = dict(atol=2e-5, rtol=1e-5)
@@ -99,6 +99,18 @@ def test_the_reference_is_the_bare_model_to_the_bit():
         assert torch.equal(reference(ids).logits, bare(ids).logits)
     assert model.training and methods.attached(model)
     assert not torch.equal(model.eval()(ids).logits, bare(ids).logits)
+
+
+@pytest.mark.parametrize("first", [0, 1, 3, 5])
+def test_nothing_but_zeros_is_missing_before_the_first_label(first):
+    model, ids = tiny.decoder("llama"), torch.arange(12).reshape(2, 6)
+    labels = ids.clone()
+    labels[0, :first], labels[1, : max(first, 4)] = IGNORED, IGNORED
+    logits, kept = from_first_label(model, ids, labels)
+    assert logits.shape[1] == kept.shape[1] == min(6, 7 - first)
+    found, whole = token_logps(logits, kept), token_logps(model(ids).logits, labels)
+    torch.testing.assert_close(found, whole[:, -found.shape[1] :])
+    assert not whole[:, : -found.shape[1]].any()
 
 
 @pytest.mark.parametrize("attach", [lambda model: model, FullFineTuning().attach], ids=["bare", "full"])
