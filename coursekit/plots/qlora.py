@@ -2,7 +2,6 @@ r"""How far an update moves weights towards their next level, and what roundings
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -15,21 +14,18 @@ from coursekit.plots.alt import says
 from coursekit.plots.common import COLOURS, axes
 
 
-def rounded_back(share: Float[Tensor, " weights"], times: int = 10) -> Axes:
-    r"""How far an update takes weights to their next level: its histogram on a log axis, and that of one `times` as
-    large. Up to the border, halfway, a weight is rounded back; the legend says how many get beyond it.
+def rounded_back(share: Float[Tensor, " weights"]) -> Axes:
+    r"""How far an update takes weights to their next level: its histogram on a log axis. Up to the border, halfway, a
+    weight is rounded back; the legend says how many get beyond it.
 
     share: |ΔW| of each weight, with the distance to the level that it moves towards as 1.
     """
-    ax, edges, said, logs = axes(figsize=(8.2, 2.7)), np.linspace(-5, 1, 121), [], share.log10()
-    for factor, colour in ((1, COLOURS[1]), (times, COLOURS[5])):
-        low, high = edges[[0, -1]] - math.log10(factor)
-        counts = torch.histc(logs, len(edges) - 1, low, high).cpu().numpy()
-        beyond = (factor * share > 0.5).count_nonzero().item() / len(share)
-        many = f"{beyond:.1%} of the weights" if beyond >= 1e-3 else f"{1e6 * beyond:.1f} weights in a million"
-        name = "ΔW" if factor == 1 else f"{factor} ΔW"
-        said.append(f"{name}: {many} beyond halfway")
-        ax.stairs(counts / len(share), 10**edges, fill=True, alpha=0.6, color=colour, label=said[-1])
+    ax, edges = axes(figsize=(8.2, 2.7)), np.linspace(-5, 1, 121)
+    counts = torch.histc(share.log10(), len(edges) - 1, *edges[[0, -1]]).cpu().numpy()
+    beyond = (share > 0.5).count_nonzero().item() / len(share)
+    many = f"{beyond:.1%} of the weights" if beyond >= 1e-3 else f"{1e6 * beyond:.1f} weights in a million"
+    said = f"ΔW: {many} beyond halfway"
+    ax.stairs(counts / len(share), 10**edges, fill=True, alpha=0.6, color=COLOURS[1], label=said)
     ax.axvline(0.5, color="#444444", linestyle="--", linewidth=1)
     for text, at, side in (("rounded back", 0.46, "right"), ("to the next level", 0.54, "left")):
         ax.annotate(text, (at, 0.97), xycoords=("data", "axes fraction"), ha=side, va="top", fontsize=9)
@@ -40,8 +36,8 @@ def rounded_back(share: Float[Tensor, " weights"], times: int = 10) -> Axes:
     ax.yaxis.set_major_formatter(lambda part, _: f"{part:.0%}")
     ax.set_xlabel("move of a weight, with the distance to its next level as 1")
     ax.set_ylabel("share of the weights")
-    ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, fontsize=9)
-    says(ax, "; ".join(said))
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), fontsize=9)
+    says(ax, said)
     return ax
 
 

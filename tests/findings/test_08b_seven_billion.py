@@ -173,4 +173,3 @@ def test_the_merge_with_noise_keeps_what_the_adapter_gained():
     (rival,) = printed("08_qlora", r"merged into the original weights, then four bits +\S+ +(\S+) ±")
     assert abs(float(rival) - float(chance[0])) < 0.02
     said(PAGE, f"The way over the original weights gained just as much in 08 ({float(rival):.2f}), without noise")
-    said("08_qlora", "Rounded by chance, this update was kept")
