@@ -39,7 +39,7 @@ def block_flow(x: Sequence[float], levels: int) -> Axes:
     arrow(ax, 7.2, 3.35, 9.0, 2.35)
     arrow(ax, 7.2, 0.65, 9.0, 1.65)
     for x, y, text, side in (
-        (3.4, 3.1, "largest size", "right"), (3.3, 0.9, f"to the nearest\nof {levels} levels", "right"),
+        (3.4, 3.1, "largest magnitude", "right"), (3.3, 0.9, f"to the nearest\nof {levels} levels", "right"),
         (5.9, 2.0, "÷ absmax", "left"), (8.2, 3.1, "× absmax", "left"), (8.2, 0.9, "the codes' levels", "left"),
     ):  # fmt: skip
         ax.text(x, y, text, ha=side, va="center", fontsize=8, color=LINE)
@@ -52,7 +52,7 @@ def block_flow(x: Sequence[float], levels: int) -> Axes:
     ax.text(14.0, 0.3, "product: (out)", ha="center", va="center", fontsize=9)
     says(
         ax,
-        f"A block of 64 weights x, such as {shown}; its largest size is the scale, {absmax:.2f}, 32 bits; each "
+        f"A block of 64 weights x, such as {shown}; its largest magnitude is the scale, {absmax:.2f}, 32 bits; each "
         f"weight divided by it becomes the code of the nearest of {levels} levels, {bits} bits, such as "
         f"{row(codes, 'd')}. These are stored. The codes' levels times the scale are x̂, 64 weights again, such as "
         f"{again}; all blocks make Ŵ, out × in, which takes an input (in) to a product (out)",
