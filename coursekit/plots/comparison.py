@@ -33,8 +33,9 @@ def by_learning_rate(
 
     curves: label -> learning rate -> accuracy. once: label -> rates that one seed alone was run with: hollow points,
     and not chosen. colours: label -> colour, such as its family's; curves of one colour differ in their dashes. lines:
-    name -> accuracy, of `plots.experiments.LINES`. seeds: label -> rate -> accuracies of its seeds: small dots. named:
-    label -> where its name stands, in points of a page from its ring; there is no legend then.
+    name -> accuracy, of `plots.experiments.LINES`. seeds: label -> rate -> accuracies of its seeds: small dots,
+    beside each other's. named: label -> where its name stands, in points of a page from its ring; there is no legend
+    then.
     """
     ax, once = axes(), {} if once is None else once
     own = dict(zip(curves, cycle(COLOURS), strict=False)) | dict(colours or {})
@@ -54,9 +55,10 @@ def by_learning_rate(
         ax.plot(best, curve[best], color=colour, **ring)
         rings[label] = best, curve[best]
     dot = dict(marker="o", markersize=3, alpha=0.5, linestyle="none")
-    for label, found in (seeds or {}).items():
+    for n, (label, found) in enumerate((seeds or {}).items()):
+        beside = 1.08 ** (n - (len(seeds or {}) - 1) / 2)  # so that no curve's dots cover another's
         for rate, values in found.items():
-            ax.plot([rate] * len(values), values, color=own[label], **dot)
+            ax.plot([rate * beside] * len(values), values, color=own[label], **dot)
     alt.says(ax, "; ".join(_of_seeds(label, found) for label, found in (seeds or {}).items()))
     ax.set_xscale("log")
     ax.set_xlabel("learning rate")

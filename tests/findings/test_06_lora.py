@@ -68,7 +68,8 @@ def test_what_was_trained_and_tested(lora, every):
     batch, *_, seen = re.search(r"batches of (\d+); 300 steps are (\S+) of the ([\d,]+) training", card).groups()
     passes = 300 * int(batch) / int(seen.replace(",", ""))
     said(PAGE, f"two classes: 300 steps of {batch} sentences ({passes:.2f} of a pass), three seeds, every learning "
-               f"rate tuned, {sentences:,} test sentences. LoRA has $r=8$ unless said")  # fmt: skip
+               "rate tuned (after 600 steps two of full fine-tuning's tie), "  # the test of the close choice
+               f"{sentences:,} test sentences. LoRA has $r=8$ unless said")  # fmt: skip
     said(PAGE, "We set $\\alpha=2r$, and tune the rate")
     searched = {arm for arm in arms if not arm.endswith("600 steps")}
     assert not any(once_beside(every, arm) for arm in searched)
@@ -79,7 +80,7 @@ def test_what_was_trained_and_tested(lora, every):
 def test_the_margin_is_half_of_what_there_is_to_gain(lora):
     gain = lora.difference("full", "probe")
     assert round(100 * gain.value) == 2 * round(100 * MARGIN)
-    said(PAGE, f"Full fine-tuning is {100 * gain.value:.0f} points ahead, twice the course's margin for equal.")
+    said(PAGE, f"Full fine-tuning is {100 * gain.value:.0f} points ahead of it: room for a method to fall short.")
     card = (DATA / "evidence" / "lora.md").read_text(encoding="utf-8")
     (every,) = re.search(r"of the ([\d,]+) training sentences", card).groups()
     assert len(load_task("film", "two").data["train"]) == int(every.replace(",", ""))
@@ -103,8 +104,7 @@ def test_between_lora_and_full_fine_tuning_there_is_no_clear_difference(lora):
     said(PAGE, "What we do not know: whether this holds for larger models and harder tasks")
     assert found.low > 0 and str(longer) == str(second) == EQUAL
     assert {lora.steps(arm) for arm in (*LONGER, *SECOND)} == {600}
-    said(PAGE, "It may be behind full fine-tuning after 300 steps; after 600 it is equal, at either of full's two tied "
-               "rates.")  # fmt: skip
+    said(PAGE, "It may be behind full fine-tuning after 300 steps; after 600 it is equal.")
     assert (lora.rate(SECOND[1]), lora.rate(LONGER[1])) == (1e-4, 3e-5)  # how near the two are: the next test
     assert round(1e3 * lora.parameters("qv-r8") / lora.parameters("full")) == 3
     said(PAGE, "LoRA on query and value trains 0.3 % of the parameters")
@@ -127,7 +127,7 @@ def test_it_is_ahead_of_a_linear_probe(lora):
 
 def test_ranks_and_places_are_equal_for_practical_purposes(lora):
     assert {str(lora.difference(*pair)) for pair in (*RANKS, FEWER, *PLACES)} == {EQUAL}
-    said(PAGE, "Place, and rank from 8 up, matter little here. Rank 64 equals rank 8.")
+    said(PAGE, "Place and rank matter little here. Ranks 1 and 64 equal rank 8.")
     assert all(lora.parameters(arm) == pytest.approx(330_000, rel=0.03) for pair in PLACES for arm in pair)
     assert lora.parameters("qv-r8") < lora.parameters("all-r8") / 4
     said(PAGE, "Attention or the MLP at equal size, and query and value at under a quarter, equal all linear")
@@ -161,8 +161,12 @@ def test_what_a_step_costs_is_what_was_measured():
     n, N = lora.trained + lora.head, full.trained + full.head + lora.trained
     states = lora.weights + lora.gradients + lora.optimizer
     assert f"{(4 * N + 12 * n) / 1e6:.0f}" == f"{states / 1e6:.0f}"
-    assert min(lora.activations, everywhere.activations) > 0.7 * full.activations
-    said(PAGE, "Most activations stay, since $A$'s gradient needs each layer's input.")
+    assert full.activations > everywhere.activations > 0.99 * full.activations
+    assert full.activations > lora.activations > 0.7 * full.activations
+    said(PAGE, "Most activations stay: the gradient passes through every frozen block. On all linear layers $A$ "
+               "also needs each layer's input, so nearly all stay.")  # fmt: skip
+    assert lora.peak < everywhere.peak  # that they are equal in accuracy: `FEWER`
+    said(PAGE, "here query and value equal these with less memory.")
     said(PAGE, f"On query and value a step is {1 / lora.step_ratio:.1f} times as fast: only")
     printed(PAGE, rf"\nfull fine-tuning .* 1\n(?:.*\n)+.*Full fine-tuning, timed again: {full.step_ratio:.2f}\.")
     assert round(134_515_008 / full.trained) == 6
@@ -202,14 +206,20 @@ def test_a_gets_its_first_gradient_in_the_second_step():
     said(PAGE, "in five steps, and each loss is section 1's")
     model, words = load_decoder("smollm2")
     tokens = model.config.vocab_size
-    said(PAGE, f"The loss counts all {tokens:,} tokens; guessing evenly costs {math.log(tokens):.1f}.")
-    assert {len(words(f" {label}").input_ids) for label in load_task("film", "five").labels} == {1}
+    said(PAGE, f"The loss starts near an even guess over all {tokens:,} tokens ({math.log(tokens):.1f}), for the model "
+               "would rather say Positive.")  # fmt: skip
+    assert abs(steps[0][0] - math.log(tokens)) < 0.5
+    task = load_task("film", "five").short(8)
+    assert {len(words(f" {label}").input_ids) for label in task.labels} == {1}
+    prompt = words(task.prompt(task.data["train"][0]["text"]), return_tensors="pt")
+    with torch.no_grad():
+        assert words.decode(model(**prompt).logits[0, -1].argmax()) == " Positive"
 
 
 def test_my_own_loop_does_what_the_library_did():
     rows = [rf"\n *{step} +([\d.]+) +([\d.]+) +[\d.]+ +[\d.]+\n?" for step in range(1, 6)]
     assert all(mine == theirs for mine, theirs in (printed(PAGE, row) for row in rows))
-    same, of = printed(PAGE, r"At the end (\d+) of (\d+) test sentences get the grade of section 1")
+    same, of = printed(PAGE, r"With section 1's last A and B, (\d+) of (\d+) sentences get its grade")
     assert same == of
 
 
