@@ -7,7 +7,7 @@ from collections import Counter
 import nbformat
 import pytest
 import torch
-from finding import ROOT, once_beside, printed, said
+from finding import ROOT, once_beside, printed, said, tenths
 
 from coursekit.checks.ia3_diagnose import diagnose, public_runs
 from coursekit.experiments import results
@@ -105,24 +105,25 @@ def test_few_sentences_do_not_favour_it(film):
     probe = {n: column.pop("probe") for n, column in found.items()}
     assert [one.verdict for one in probe.values()] == ["better", EQUAL.partition(" (")[0], "worse"]
     assert str(probe[128]) == EQUAL
-    lead = probe[16].in_points().replace("+", "").replace(" (", " points (")
-    assert {d.verdict for d in found[16].values()} == {"no clear difference"}
-    said(PAGE, f"With 16 the linear probe is better by {lead}, with 128 it is equal, with 1,024 it is worse. Part of "
-               "that may be its head's: it reads the mean, (IA)³ the untrained pooler.")  # fmt: skip
+    assert {d.verdict for d in found[16].values()} == {"no clear difference"}, "not shown to beat a constant answer"
+    ahead = {(n, arm): d for n, column in found.items() for arm, d in column.items() if d.verdict == "better"}
+    assert [*ahead] == [(128, "lora")]
+    said(PAGE, f"No. With 128 LoRA is {tenths(ahead[128, 'lora'])}. With 16 (IA)³ is not shown to beat a constant "
+               f"answer; the linear probe is {tenths(probe[16]).replace(' points', '')}. Part of that may be its "
+               "head's: it reads the mean, (IA)³ the untrained pooler.")  # fmt: skip
     assert film.difference("probe", "probe-cls").verdict == "better", "the same probe on [CLS], with all sentences"
     assert not [arm for column in found.values() for arm, d in column.items() if d.verdict == "worse"], "not ahead"
-    said(PAGE, "No: here few sentences do not favour it.")
-    said(PAGE, f"with 16 a linear probe leads by {lead}.")
+    said(PAGE, "and not clearly ahead with 16 or 128.")
     seeds = {run.cell.seed for run in film.arms[few("ia3", 16)]}
     assert len(seeds) == 3
-    said(PAGE, "Few sentences, drawn three times: 200 steps")
+    said(PAGE, "Each size was drawn three times and trained for 200 steps, with rates tuned anew on 300 validation "
+               "sentences")  # fmt: skip
     chosen = {run.more["penalty"] for run in film.runs if run.cell.arm.startswith("probe with")}
     assert len(chosen) > 1
-    said(PAGE, "rates tuned anew on 300 validation sentences")
 
 
 def test_what_its_learning_rate_is(film):
-    said(PAGE, "So the rate decides how far: with 0.003 about 0.03.")
+    said(PAGE, "The rate decides how far: with 0.003 it would be about 0.03.")
     said(PAGE, f"Rates are tuned on 300 validation sentences: {film.rate('ia3')} for (IA)³, "
                f"{film.rate('lora')} for LoRA")  # fmt: skip
     assert (film.rate("ia3"), film.rate("lora")) == (0.03, 0.003)
@@ -173,7 +174,7 @@ def test_peft_does_not_fold_into_a_quantized_base():
     for bits in (8, 4):
         assert f"Cannot merge ia3 layers when the model is loaded in {bits}-bit mode" in source
     said(PAGE, "refuses where the base was loaded in 8 or 4 bits")
-    said(PAGE, "Take it to fold into a quantized base with a gated feed-forward, or for batches that mix tasks")
+    said(PAGE, "Take it to fold into a quantized base with a gated feed-forward; else LoRA")
 
 
 def test_no_scale_takes_loras_product():
@@ -206,9 +207,8 @@ def test_your_loop_is_told_as_it_is():
     said(PAGE, f"the farthest factor ends {farthest} from 1; the rates add up to {total}")
     own = row("your loop")
     tuned = row(r"\(IA\)³, 20 steps")
-    more = round(120 * (float(own[0]) - float(tuned[0])))
-    assert more == 2
-    said(PAGE, f"Your loop, with other batches, ends at {own[0]}: two sentences of 120 more than in section 1.")
+    assert abs(float(own[0]) - float(tuned[0])) < 0.03
+    said(PAGE, f"Your loop, with other batches, ends at {own[0]}.")
 
 
 def test_the_bill_is_told_as_it_is():
@@ -229,7 +229,7 @@ def test_the_bill_is_told_as_it_is():
     said(PAGE, f"On MiniLM its file holds {ours[5]} kB for a task.")
     steps = sorted(row[4] for row in (ours, lora, same_places, same_numbers, adapter))
     assert float(steps[-1]) - float(steps[0]) < 2 * abs(1 - float(full[4]))
-    said(PAGE, "Their steps are too close to tell in this run.")
+    said(PAGE, f"Their steps are too close to tell: in this run full fine-tuning's own is {full[4]}.")
 
 
 def test_the_models_are_told_as_they_are():
