@@ -77,7 +77,7 @@ def test_full_fine_tuning(film):
     assert found.value > 0.01
     for task in (results.read("product"), results.read("source")):
         assert str(task.differences(IN_10, "full")["ia3"]) == EQUAL
-    said("10_which_method", "On two more tasks LoRA, (IA)³, Pfeiffer adapters and Compacter are equal to it")
+    said("10_which_method", "On two more tasks LoRA, (IA)³, Pfeiffer adapters and Compacter are within 3 points of it")
 
 
 def test_the_fair_baseline(film):

@@ -9,6 +9,7 @@ from collections import Counter
 import pytest
 import torch
 from finding import once_beside, printed, read, said, tied
+from peft import VeraConfig
 from scipy import stats
 from transformers import BertConfig, BertForSequenceClassification
 
@@ -68,10 +69,10 @@ def test_no_method_is_better_and_four_are_clearly_worse(stored, arms):
     value, _ = prompt.in_points().removeprefix("−").split(" ", 1)
     assert prompt.verdict == "no clear difference" and prompt.low < -0.3
     seeds = stored.seeds("prompt")
-    said(PAGE, f"Prompt tuning is {value} points behind, but its seeds scatter, from {min(seeds):.3f} to "
-               f"{max(seeds):.3f}")  # fmt: skip
-    said(PAGE, f"None of {len(arms)} methods is shown to be better than full fine-tuning after 300 steps; "
-               "four are clearly worse")  # fmt: skip
+    assert max(seeds) - min(seeds) > 0.1
+    said(PAGE, f"Prompt tuning is {value} points behind, but its seeds scatter")
+    said(PAGE, f"None of {len(arms)} methods is shown to be better than full fine-tuning, which alone trains the "
+               "pooler's matrix, after 300 steps; four are clearly worse")  # fmt: skip
 
 
 def test_on_two_more_tasks(stored):
@@ -97,14 +98,15 @@ def test_on_two_more_tasks(stored):
             tried = there.by_rate(arm)
             assert once_beside(there, arm) and {*tried} - {there.rate(arm)} == {*there.once(arm)}
         assert card_numbers(task, r"\*\*seeds\*\*: 0, 1, (\d); the first chose the rates") == [2]
-    assert printed(PAGE, "(On the two other tasks all are preliminary: one seed chose the rates)")
+    assert printed(PAGE, "(On the two other tasks one seed chose the rates)")
     assert {there.steps(arm) for there in tasks.values() for arm in ("full", *ten)} == {300}
     assert printed(PAGE, r"film, 600 steps +(product reviews, 300 steps +which source, 300 steps)\n")
     said(
         PAGE,
-        "LoRA, (IA)³, Pfeiffer adapters and, not shown, Compacter are equal to full fine-tuning on both other tasks",
+        "LoRA, (IA)³, Pfeiffer adapters and, not shown, Compacter are within 3 points of full fine-tuning on both "
+        "other tasks",
     )
-    said(PAGE, "On two more tasks LoRA, (IA)³, Pfeiffer adapters and Compacter are equal to it")
+    said(PAGE, "On two more tasks LoRA, (IA)³, Pfeiffer adapters and Compacter are within 3 points of it")
 
 
 def test_how_all_are_trained(arms):
@@ -143,6 +145,11 @@ def test_with_twice_the_steps_two_are_equal_and_three_are_worse():
         assert {arm: str(found[f"{arm}, 600 steps"].verdict) for arm in six} == verdicts
     said(PAGE, "On film after 600 steps LoRA and Pfeiffer adapters are equal, prefix tuning, BitFit and prompt "
                "tuning worse.")  # fmt: skip
+    (short, long), (before, after) = (
+        [stored.accuracy(name).value for name in (arm, f"{arm}, 600 steps")] for arm in ("lora", "full")
+    )
+    assert f"{before:.3f}" == f"{after:.3f}"
+    said(PAGE, f"Twice the steps bring LoRA from {short:.3f} to {long:.3f}; full fine-tuning stays at {after:.3f}.")
     found = stored.differences([f"{arm}, 600 steps" for arm in six], "full, 600 steps")
     for arm in six:
         word = {equal: "equal", unclear: ""}.get(verdicts[arm], verdicts[arm])
@@ -254,8 +261,7 @@ def test_cliffs_and_lucky_leaders(arms):
     assert fell == {arm for arm, rate in after.items() if stored.by_rate(arm)[rate] < 0.51}
     some = {arm for arm, own in seeds.items() if min(own.values()) <= constant} - fell
     assert "full" in some
-    said(PAGE, f"{len(fell)} of {len(after)} learn nothing: no seed beats the constant answer. "
-               f"With {len(some)} more, full fine-tuning among them, some seeds fail")  # fmt: skip
+    said(PAGE, f"{len(fell)} of {len(after)} learn nothing: no seed beats the constant answer.")
     counts = printed(
         PAGE, r"rate up: (\d+) of (\d+) beat the constant answer with no seed; (\d+) more fail with some\n"
     )
@@ -337,19 +343,25 @@ def test_what_the_guide_takes():
     vera, other = choice.taken
     asked = choice.kept | choice.left
     assert len(asked) == 10 and "full" not in asked
-    said(PAGE, "It asks ten such questions unadjusted")
-    assert EVERY["vera"].method.save_projection is False
-    assert round(100 * choice.holds[other]) == 50 and -0.0301 < choice.left[other].low < -0.03
+    said(PAGE, "Its ten questions are unadjusted, and no test sentences are left to check the choice")
+    assert EVERY["vera"].method.save_projection is False and VeraConfig().save_projection is True
+    fixed = 4 * 2 * EVERY["vera"].method.r * TINY.hidden_size  # A and B, shared by all layers
+    assert cost[vera].storage_bytes + fixed > 150_000
+    said(PAGE, "With its fixed matrices, as PEFT stores it, VeRA does not fit")
+    assert round(100 * choice.holds[other]) == 50
+    missed = -0.03 - choice.left[other].low
     assert cost[other].storage_bytes < cost[vera].storage_bytes
     assert cost[other].storage_bytes < min(cost[arm].storage_bytes for arm in choice.kept)  # it would be taken
-    said(PAGE, f"The choice is not firm. The guide takes VeRA, as {choice.holds[vera]:.0%}".replace("%", " %")
-         + " of the draws do. Half take Compacter++, which stores less still.")  # fmt: skip
-    said(PAGE, "For 150 kB a task no choice is firm: VeRA, Compacter++ or, if a point matters, (IA)³")
+    one, two = (f"{cost[arm].storage_bytes / 1e3:.0f} kB" for arm in (vera, other))
+    said(PAGE, f"The choice is not firm. The guide takes VeRA ({one}), as {choice.holds[vera]:.0%}".replace("%", " %")
+         + f" of the draws do; half take Compacter++ ({two}), which here misses by {100 * missed:.3f} "
+           "points.")  # fmt: skip
+    said(PAGE, "For 150 kB a task the guide's choice, VeRA, is not firm; the leader, (IA)³, fits too")
     assert choice.holds[vera] < guide.FIRM == 0.8
     said(PAGE, "The choice is firm if 80 % of other draws of test sentences and seeds make it too")
     given = -100 * choice.kept[vera].value
-    said(PAGE, f"If a point matters, take the leader: (IA)³ needs {cost['ia3'].storage_bytes / 1e3:.0f} kB, "
-               f"VeRA is {given:.1f} points behind")  # fmt: skip
+    said(PAGE, f"If storage within 150 kB is free, take the leader: (IA)³ needs "
+               f"{cost['ia3'].storage_bytes / 1e3:.0f} kB, VeRA is {given:.1f} points behind")  # fmt: skip
     ((shown,),) = ([o.data["text/markdown"] for o in cell.outputs if "text/markdown" in o.get("data", {})]
                    for cell in read(PAGE).cells if cell.id == "10w-019")  # fmt: skip
     below = {arm for arm, d in asked.items() if d.value < -0.05}
