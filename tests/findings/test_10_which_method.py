@@ -203,7 +203,14 @@ def test_only_full_fine_tuning_trains_the_pooler_s_matrix(arms):
             trained.add(arm)
     assert trained == {"full"}
     said(PAGE, "All read [CLS] through the pooler, an untrained layer whose matrix only full fine-tuning trains")
-    said(PAGE, "Not known: how much of full fine-tuning's lead is the trained pooler's")
+
+
+def test_lora_s_gap_without_a_pooler(stored):
+    found, here = results.read("mean").difference("lora", "full"), stored.difference("lora", "full")
+    assert found.verdict == "worse"
+    value, ends = (-found).in_points()[:-1].split(" (")
+    said(PAGE, f"on query and value LoRA is {-100 * here.value:.1f} points behind here, and {value[1:]} "
+               f"({ends.replace('+', '')}) with a head on the tokens' mean in the pooler's place")  # fmt: skip
 
 
 #: Those of section 2's table.
