@@ -34,8 +34,8 @@ def test_cut_before_training(film):
 def test_a_linear_probe_comes_close(compared):
     ahead = compared["probe"]
     assert ahead.verdict == "better"
-    said(PAGE, f"A linear probe comes close: it is only {tenths(ahead).removeprefix('better by ')} behind the adapter "
-               "that SNIP cut.")  # fmt: skip
+    said(PAGE, "equals the one that SNIP cut for practical purposes, and a linear probe is only "
+               f"{tenths(ahead).removeprefix('better by ')} behind it.")  # fmt: skip
 
 
 def test_few_weights_do(film, compared):
@@ -43,9 +43,7 @@ def test_few_weights_do(film, compared):
     head = film.parameters("head")
     one, cut = (film.parameters(arm) - head for arm in ("pfeiffer r=1", BEFORE[1]))
     assert (one, round(cut / one)) == (6 * (2 * 384 + 385), 5)
-    said(
-        PAGE, "Pfeiffer's adapter of width one, a fifth as large, equals the one that SNIP cut for practical purposes."
-    )
+    said(PAGE, "Pfeiffer's adapter of width one, a fifth as large, equals the one that SNIP cut for practical purposes")
     said(PAGE, f"and {12 * (64 + 384):,} biases; only the weights are pruned")
 
 
@@ -76,9 +74,7 @@ def test_every_rate_beside_the_best_has_its_seeds(film):
 @pytest.fixture(scope="module")
 def compared(film) -> dict:
     r"""What the open table compares, as one family."""
-    pairs = {(share, start): (f"{arm}, magnitude {share}% after", arm)
-             for share in (80, 95) for start, arm in STARTS.items()}  # fmt: skip
-    pairs |= {"whole": (BEFORE[1], BEST), "random": BEFORE[1:], "probe": (BEFORE[1], "probe")}
+    pairs = {"whole": (BEFORE[1], BEST), "random": BEFORE[1:], "probe": (BEFORE[1], "probe")}
     pairs["one"] = (BEFORE[1], "pfeiffer r=1")
     return film.paired(pairs)
 
@@ -91,10 +87,7 @@ def test_snip_and_chance(compared):
     said(PAGE, "The paper, too, finds chance good up to 80 %")
 
 
-def test_cut_after_training(film, compared):
-    eighty, most, loose, all_but = (compared[share, start] for start in ("0.02", "0.001") for share in (80, 95))
-    assert (eighty.verdict, most.verdict) == ("worse",) * 2
-    assert (loose.verdict, all_but.verdict) == ("no clear difference",) * 2
+def test_cut_after_training(film):
     for arm in STARTS.values():
         whole, *cuts = (film.seeds(one) for one in (arm, *(f"{arm}, magnitude {cut}% after" for cut in (80, 95))))
         assert all(after < before for cut in cuts for after, before in zip(cut, whole, strict=True))
@@ -113,7 +106,7 @@ def test_snip_and_size_on_a_trained_adapter(film):
     found = [film.difference(f"{arm}, snip 80% after", f"{arm}, magnitude 80% after") for arm in STARTS.values()]
     assert {one.verdict for one in found} == {"no clear difference"}
     wide, own = (str(one).removeprefix("no clear difference (").removesuffix(")") for one in found)
-    said(PAGE, "size keeps more, and at the tuned rates there is no clear difference.")
+    said(PAGE, "and at the tuned rates there is no clear difference.")
     said(EVIDENCE, "By SNIP instead of magnitude there is no clear difference at 80 % "
                    f"({own} from a start of 0.001, {wide.removesuffix(' points')} from 0.02)")  # fmt: skip
 
@@ -146,9 +139,12 @@ def test_what_each_cut_costs(film):
         EVIDENCE,
         f"The {runs} runs that reached 0.80, from both starts, lost {eighty} points {under} a rate of 0.003{spans}",
     )
-    said(PAGE, f"Over all rates, runs that reached 0.80 lost {eighty} points at 80 %{spans}.")
+    said(PAGE, f"Runs that reached 0.80 lost {eighty} points {under} a rate of 0.003{spans}.")
     said(PAGE, f"Cut after training by size and left alone, runs that reached 0.80 lost {eighty} points at 80 %.")
-    said(PAGE, f"in {ahead} of {runs} longer [stored runs](../data/evidence/README.md) size keeps more")
+    said(
+        PAGE,
+        f"of the {runs} longer [stored runs](../data/evidence/README.md) that reached 0.80 size keeps more in {ahead}",
+    )
     said(EVIDENCE, f"over all rates {ahead} of the {runs} keep more by magnitude")
 
 
@@ -163,8 +159,7 @@ def test_what_gradients_and_moments_hold():
 def test_the_sizes_of_the_starts(film):
     said(PAGE, 'start both away from 0, with a standard deviation of 0.02 (init="bert")')
     said(PAGE, "What is cut before training starts with a deviation of 0.02, as in section 3.")
-    said(PAGE, "The whole adapter was trained, and cut after it, from 0.02 and from 0.001; 0.001 does better and is "
-               "the one to beat.")  # fmt: skip
+    said(PAGE, "The whole adapter was trained from two starts, 0.02 and 0.001 (the better one, and the one to beat)")
     assert max(STARTS.values(), key=lambda arm: film.accuracy(arm).value) == BEST
     assert HoulsbyAdapter().init == "houlsby"
     down, up = torch.nn.Linear(384, 64), torch.nn.Linear(64, 384)
@@ -185,4 +180,4 @@ def test_the_notebooks_own_run():
     alts = [output.get("metadata", {}).get("image/png", {}).get("alt", "") for output in outputs]
     (alt,) = (one for one in alts if "of a matrix" in one)
     by_size, by_snip = re.findall(r"(\d+ to \d+ %) of a matrix stay", alt)
-    said(PAGE, f"size leaves {by_size} of each matrix; gradients are not, so SNIP leaves {by_snip}")
+    said(PAGE, f"size leaves {by_size} of each; gradients are not, so SNIP leaves {by_snip}")
