@@ -28,9 +28,8 @@ def test_the_share_of_padding():
     assert int(by_length) < int(three) < int(packed) < int(random)
     in_a_row = int(examples) / float(rows)
     assert 2 * in_a_row < 8 < 3 * in_a_row and float(rows) < int(examples) / 3
-    said(PAGE, f"three packed rows, with {3 * in_a_row:.0f} examples, where a batch had 8, padding falls from "
-               f"{random} % to {three} %; eight packed rows hold {8 * in_a_row:.0f} examples "
-               f"and leave {packed} %")  # fmt: skip
+    said(PAGE, f"In batches of three packed rows, about ten examples, padding falls from {random} % to {three} %; "
+               f"in batches of eight, to {packed} %")  # fmt: skip
     said(PAGE, f"Sorting left only {by_length} %")
     assert round(3 * in_a_row) == 10
     said(PAGE, "of eight rows, and of three (about ten examples)?")
@@ -51,6 +50,8 @@ def test_packed_examples_have_the_loss_that_they_have_one_by_one():
     assert printed(PAGE, r"answers +an attention mask +[\d.]+ +[\d.]+ +([\d.]+)") == (f"{cached:.5f}",)
     said(PAGE, f"examples see those before them, at overlapping positions, and the loss is {cached:.2f}.")
     assert abs(one - packed) < 1e-4 and abs(whole - in_rows) < 1e-4
+    assert printed(PAGE, r"0–\d+ +'<\|im_start\|>' 'system'.* (\w+)\n") == ("read",), "masked before it is packed"
+    said(PAGE, "harmless while only answers are learned; where the request is learned too")
     said(PAGE, f"from the end of the one before, {unmasked:.2f} instead of {in_rows:.2f}")
     said(PAGE, f"the loss is {leaking:.2f} instead of {one:.2f}. Lower is not better here")
     assert leaking < one
@@ -64,6 +65,7 @@ def test_where_flash_attention_finds_borders():
     assert flash_attention_mask(3, 5, 5, mask_function=packed) is None
     assert _is_packed_sequence(row, 1) and not _is_packed_sequence(three, 3)
     said(PAGE, "FlashAttention finds the borders only in a batch of one row; in a larger one examples see each other")
+    said(PAGE, "makes one packed row of a whole batch, as FlashAttention needs it")
 
 
 def test_the_course_s_own_rows_are_fit():
