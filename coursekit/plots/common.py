@@ -63,13 +63,13 @@ def without_axes(ax: Axes, x: tuple[float, float], y: tuple[float, float]) -> Ax
     return ax
 
 
-def name_lines(ax: Axes, size: float = 9) -> Axes:
+def name_lines(ax: Axes) -> Axes:
     r"""The label of each line at its right end, in its colour, in place of a legend; apart where two would touch.
 
     Call it last, when the axes have their limits.
     """
     ax.figure.canvas.draw()  # only then is it known where everything lies
-    dots, last = ax.figure.dpi / 72, -np.inf
+    size, dots, last = 9, ax.figure.dpi / 72, -np.inf
     lines = [line for line in ax.lines if not str(line.get_label()).startswith("_")]
     ends = {line: ax.transData.transform(line.get_xydata()[-1])[1] for line in lines}
     for line in sorted(lines, key=ends.__getitem__):
