@@ -25,7 +25,7 @@ BEFORE, PLAIN = ("before", 0.0), ("full", RATE)
 SEARCHED = {"multi-task": 0.5, "replay": 0.2, "L2-SP": 0.01, "EWC": 1000.0, "LoRA": 16.0, "OFT": 32.0}
 #: What the findings of notebook 01b compare with the curves of the `RIVALS`.
 COMPARED: tuple[Way, ...] = (("WiSE-FT", 0.9), ("EWC", 3000.0), ("L2-SP", 0.01), ("replay", 0.5), ("LoRA", 16.0))
-RIVALS = (PLAIN[0], "WiSE-FT", "L2-SP")
+RIVALS = (PLAIN[0], "WiSE-FT")
 
 
 def curve(plain: Iterable[Point]) -> list[Point]:
@@ -102,7 +102,7 @@ class Forgetting:
         """
         rows = [[str(Remedy(*way)), *(self._from(rival, way, gap) for rival in RIVALS)] for way in ways]
         return Table(
-            ["remedy", "from plain fine-tuning's curve", "from WiSE-FT's", "from L2-SP's"],
+            ["remedy", "from plain fine-tuning's curve", "from WiSE-FT's"],
             rows,
             note="Perplexity of the old domains: the remedy minus the curve where it learns as much, lowest and "
             "highest of the seeds; negative: the remedy is ahead. Strengths picked after the runs.",
@@ -189,33 +189,4 @@ def read() -> Forgetting:
         {way: tuple(old for _, old in points[way]) for way in ways},
         f"{seeds} seeds, {steps} steps of {first['batch']} blocks, {first['blocks']} test blocks of each "
         f"domain, {first['processor']}",
-    )
-
-
-def rates(gap: Callable[..., float] = gap, without: Sequence[str] = ()) -> Table:
-    r"""Each remedy at the strength of its search, at every rate that was run: mean ± standard deviation, and how far
-    the old domains lie from WiSE-FT's curve, lowest and highest of the seeds; "–" where not every seed tells.
-
-    without: kinds to leave out.
-    """
-    stored = read()
-    found: dict[tuple[Way, float], list[Point]] = {}
-    for run in sorted(results.read("forgetting").runs, key=lambda run: run.cell.seed):
-        kind, strength = way(run)
-        if strength == SEARCHED.get(kind) and kind not in without:
-            found.setdefault((_shown(way(run)), run.cell.rate), []).append(reached(run))
-
-    def behind(one: Way, new: tuple[float, ...], old: tuple[float, ...]) -> str:
-        if len(new) < len(stored.new[one]):
-            return "–"
-        return replace(stored, new=stored.new | {one: new}, old=stored.old | {one: old})._from("WiSE-FT", one, gap)
-
-    kinds = list(KINDS)
-    order = sorted(found, key=lambda key: (kinds.index(key[0][0]), *key[0][1:], key[1]))
-    rows = []
-    for one, rate in order:
-        new, old = zip(*found[one, rate], strict=True)
-        rows.append([str(Remedy(*one)), f"{rate:g}", len(new), _mean(new), _mean(old), behind(one, new, old)])
-    return Table(
-        ["remedy", "learning rate", "seeds", "tweets", "old domains", "old domains, from WiSE-FT's curve"], rows
     )

@@ -70,49 +70,41 @@ def test_ewc_lies_below_both_curves(runs):
     assert len(half) == 6 and max(half) < 0
     lora = [gap for way in runs.new if way[0] == "LoRA" for gap in runs.below(way, rival="WiSE-FT")]
     assert len(lora) == 9 and min(lora) > 0, "the other rival: test_lora_at_its_other_rates_and_ranks"
-    equal = [gap for rival in ("full", "WiSE-FT") for gap in runs.below(L2SP, rival=rival)]
-    assert len(equal) == 6 and max(equal) < 0
     chosen = forgetting.chosen(results.read("forgetting").runs)
-    assert {chosen[kind] for kind in ("EWC", "L2-SP", "multi-task")} == {0.003}, "half old text is multi-task's"
-    said(PAGE, "At a rate of 0.003 EWC (λ = 3000), L2-SP (α = 0.01) and replay of half old text lay below both rivals' "
-               "curves; LoRA lay above both")  # fmt: skip
-
-
-def test_a_little_replay_is_no_remedy(runs):
-    gaps = runs.below(("replay", 0.01))
-    assert len(gaps) == 3 and min(gaps) > 0
-    said(PAGE, "A little replay is no remedy here: 1 % of old text lies above plain fine-tuning's curve.")
+    assert {chosen[kind] for kind in ("EWC", "multi-task")} == {0.003}, "half old text is multi-task's"
+    said(PAGE, "At a rate of 0.003 EWC (λ = 3000) and replay of half old text lay below both rivals' curves; LoRA lay "
+               "above both")  # fmt: skip
 
 
 def test_which_springs_are_ahead(runs):
-    below = runs.below(EWC, rival="L2-SP")
-    assert len(below) == 3 and max(below) < 0
-    said(PAGE, f"Springs by importance beat equal springs. The same EWC lies {spread(below)} below L2-SP's curve")
-    gaps = []
-    for way in runs.new:
-        if way[0] == "EWC":
-            with suppress(CourseError):  # it learns more than all of L2-SP's
-                gaps += runs.below(way, rival="L2-SP")
-    assert len(gaps) == 3 * 2 and max(gaps) < 0
-    ahead(runs, TUNED, ("L2-SP", 0.003))
+    strengths = [strength for kind, strength in runs.new if kind == "L2-SP"]
+    for firm, equal in zip((1000.0, 3000.0, 10000.0), (0.003, 0.01, 0.03), strict=True):
+        ahead(runs, ("EWC", firm), ("L2-SP", equal))
+    assert sorted(strengths) == [0.003, 0.01, 0.03, 0.1]
+    said(PAGE, "Springs by importance beat equal springs. At three of its four strengths L2-SP is behind an EWC run on "
+               "both counts, with every seed")  # fmt: skip
+    below = [gap for rival in ("full", "WiSE-FT") for gap in runs.below(L2SP, rival=rival)]
+    assert len(below) == 6 and max(below) < 0
 
 
-def test_leads_depend_on_the_rate(runs):
-    found: dict[tuple, list[float]] = {}
-    back = [way for way in runs.new if way[0] == "WiSE-FT"]
-    for run in results.read("forgetting").runs:
-        new, old = forgetting.reached(run)
-        points = [(runs.new[way][run.cell.seed], runs.old[way][run.cell.seed]) for way in back]
-        found.setdefault((run.cell.arm, run.cell.rate), []).append(forgetting.gap(new, old, points))
-    for arm in ("replay 0.2", "multi-task 0.5", "L2-SP 0.01", "EWC 1000"):
-        highest = max(rate for name, rate in found if name == arm)
-        assert highest == 0.01 and len(found[arm, highest]) == 3 and min(found[arm, highest]) > 0
-    said(PAGE, "Leads depend on the rate. At 0.01 replay, L2-SP and EWC (λ = 1000) lie above WiSE-FT's curve")
+def test_strength_decides(runs):
+    stiff, little = runs.below(("L2-SP", 0.1), rival="WiSE-FT"), runs.below(("replay", 0.01))
+    assert len(stiff) == len(little) == 3 and min(stiff + little) > 0
+    said(PAGE, "With the stiffest springs L2-SP lies above WiSE-FT's curve; replay of 1 % lies above plain "
+               "fine-tuning's")  # fmt: skip
+
+
+def test_the_caption_of_the_picture(runs):
+    r"""Lines in logarithms, of the seeds' means; beyond an end of a curve there is nothing to compare."""
+    curves = runs.curves()
+    assert all(forgetting.gap(*p, curves["EWC"]) > 0 for p in curves["L2-SP"][:2])
+    assert max(forgetting.gap(*p, curves["L2-SP"]) for p in curves["EWC"][2:]) < 0
+    assert all(forgetting.gap(*p, curves["full"]) > 0 for p in curves["LoRA"])
 
 
 def test_the_table_has_the_gaps_of_the_findings(runs):
     assert {*forgetting.COMPARED} == {BACK, EWC, L2SP, HALF, LORA}
-    assert forgetting.RIVALS == ("full", "WiSE-FT", "L2-SP")
+    assert forgetting.RIVALS == ("full", "WiSE-FT")
     for name, *gaps in runs.against(forgetting.COMPARED).rows:
         assert "–" not in gaps and "learns more" not in gaps
         printed(PAGE, rf"({name} +{' +'.join(gap.replace('+', '[+]') for gap in gaps if gap)})")
@@ -189,7 +181,7 @@ def test_lora_at_its_other_rates_and_ranks(runs):
 
 def test_what_the_penalties_cost():
     copy = 4 * 7e9 / 1e9
-    said(PAGE, f"at seven billion weights in 32 bits, {copy:.0f} GB for L2-SP and {2 * copy:.0f} GB for EWC")
+    said(PAGE, f"at seven billion weights in 32 bits, {copy:.0f} GB and {2 * copy:.0f} GB")
 
 
 # The notebook's own run ------------------------------------------------------------------------------------
@@ -225,16 +217,15 @@ def test_all_four_keep_more_than_plain_fine_tuning():
     l2sp, ewc, lora = kept("L2-SP, α = 0.01"), kept("EWC, λ = 1000"), kept("LoRA, r = 16")
     assert all(olds < plain for _, olds in (kept("replay, 20 % old"), l2sp, ewc, lora))
     assert max(l2sp[0], ewc[0]) < plain_new + 0.3
-    assert (l2sp[0] - ewc[0]) * (l2sp[1] - ewc[1]) < 0
-    said(PAGE, "as well as without one, and neither is ahead of the other on both")
+    said(PAGE, "With either penalty the tweets are learned as well as without one")
     said(PAGE, f"LoRA learned less and ends at {lora[0]:.1f}")
 
 
 def test_going_part_of_the_way_back():
     (before_new, before), (plain_new, plain) = kept("before"), kept("plain fine-tuning")
-    half, most, lora, l2sp = map(kept, ("half way back", "a quarter back", "LoRA, r = 16", "L2-SP, α = 0.01"))
+    half, most, lora = map(kept, ("half way back", "a quarter back", "LoRA, r = 16"))
     assert 0.15 < (half[1] - before) / (plain - before) < 0.25
     assert (half[0] - plain_new) / (before_new - plain_new) < 0.15
     said(PAGE, f"tweets are at {half[0]:.1f} and the old domains at {half[1]:.1f}: a fifth of the damage is left")
-    assert most[0] < lora[0] and most[1] < lora[1] and most[0] > l2sp[0] and most[1] > l2sp[1]
+    assert most[0] < lora[0] and most[1] < lora[1]
     said(PAGE, f"A quarter back ({most[0]:.1f} and {most[1]:.1f}) the model is ahead of the LoRA run on both")
