@@ -125,14 +125,14 @@ def gates(
 
 def differences(
     found: Mapping[str, Any], families: Mapping[str, str], label: str, *, margin: float, left: float | None = None,
-    filled: Collection[str] = ("better", "worse"), numbers: bool = True,
+    filled: Collection[str] = ("better", "worse"), numbers: bool = True, reference: str = "",
 ) -> Axes:  # fmt: skip
     r"""Differences to one reference in points, a row for each method.
 
     found: method -> `experiments.intervals.Difference`, in the order of the rows. families: method -> one of
     `FAMILIES`. margin: in points, what would not matter: a band. left: where the axis begins, in points; what lies
     farther out is an arrow at the edge. filled: the verdicts that are clear; a mark of any other is hollow. numbers:
-    they stand in the margin; without them rows are lower, for many methods.
+    they stand in the margin; without them rows are lower, for many methods. reference: its name, over the line at 0.
     """
     ax = axes(figsize=(8.4, 1.3 + 0.25 * len(found)) if numbers else (7.0, 1.3 + 0.19 * len(found)))
     names = list(found)
@@ -159,6 +159,9 @@ def differences(
             ax.annotate(one.in_points(), (1, row), xycoords=("axes fraction", "data"), xytext=(6, 0), va="center",
                         textcoords="offset points", fontsize=8, annotation_clip=False)  # fmt: skip
     ax.axvline(0, color="#777777", linestyle="--", linewidth=1, zorder=0)
+    if reference:
+        ax.annotate(reference, (0, 1), xycoords=("data", "axes fraction"), xytext=(0, 3), ha="center",
+                    textcoords="offset points", fontsize=9, color="#777777")  # fmt: skip
     ax.set_yticks(range(len(names)), names, fontsize=10 if numbers else 9)
     ax.set_ylim(len(names) - 0.5, -0.5)
     ax.set_xlabel(label)

@@ -69,6 +69,8 @@ def runs_side_by_side(runs: Sequence[Mapping[str, Any]]) -> Sequence[Axes]:
             f"run {number}: loss {loss[0]:.2f} to {loss[-1]:.2f}, highest {loss.max():.3g}; "
             f"factors {factors[0].mean():.2f}, then {factors[-1].min():.2f} to {factors[-1].max():.2f}"
         )
+    at = dict(xycoords=("axes fraction", "data"), textcoords="offset points", fontsize=9, color="grey", va="center")
+    panels[0][-1].annotate("guessing", (1, np.log(2)), xytext=(3, 0), annotation_clip=False, **at)
     says(figure, f"Loss (nats, ln 2 dotted) and factors of l_v, first and last step. {'. '.join(told)}.")
     losses = [value for run in runs for value in run["loss"]]
     panels[0][0].set_ylim(float(min(losses)) - 0.05, min(float(max(losses)), _TOP) + 0.05)

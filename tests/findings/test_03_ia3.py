@@ -19,7 +19,7 @@ from coursekit.paths import DATA
 PAGE = "03_ia3"
 EQUAL = "equal for practical purposes (within 3 points)"
 RIVALS = ("lora", "pfeiffer", "full")
-IN_PICTURE = ("full", "lora", "pfeiffer", "lora r=1", "pfeiffer r=3", "pfeiffer r=2", "probe")
+IN_PICTURE = ("full", "lora", "pfeiffer", "lora r=1", "pfeiffer r=3", "probe")
 #: The six that notebook 10 compares after 600 steps.
 IN_10 = ("pfeiffer", "ia3", "lora", "prefix", "bitfit", "prompt")
 
@@ -43,28 +43,22 @@ def test_with_all_sentences_it_is_level_with_lora_and_the_adapter(film):
     assert {arm: round(size) for arm, size in sizes.items()} == {"lora": 5, "pfeiffer": 5, "pfeiffer r=3": 1}
     assert {str(film.difference(arm, "ia3")) for arm in (*sizes, "lora r=1")} == {EQUAL}
     assert (film.parameters("ia3"), film.parameters("lora")) == (14_594, 74_498)
-    thin = film.parameters("pfeiffer r=2")
-    assert thin < film.parameters("ia3") < film.parameters("pfeiffer r=3")
-    assert round(film.parameters("ia3") / thin) == 1
-    assert film.difference("pfeiffer r=2", "ia3").verdict == "no clear difference"
     beside = film.differences(IN_PICTURE, "ia3")["lora"]
     assert str(beside.verdict) == EQUAL.partition(" (")[0] and f"{abs(100 * beside.value):.1f}" == "0.0"
     ends = beside.in_points().partition(" ")[2].replace("+", "")
     said(PAGE, "With 4,800 sentences (IA)³ is equal to LoRA for practical purposes: LoRA of $r=8$ minus (IA)³ is 0.0 "
                f"points {ends}.")  # fmt: skip
-    said(PAGE, "Adapters of $r=16$ and 3 are equal too. With $r=2$, a little smaller than (IA)³, there is no clear "
-               "difference.")  # fmt: skip
+    said(PAGE, "Adapters of $r=16$ and 3 are equal too.")
     said(PAGE, "it is equal to LoRA and adapters for practical purposes")
-    assert len(IN_PICTURE) == 7
     verdicts = {arm: str(d.verdict) for arm, d in film.differences(IN_PICTURE, "ia3").items()}
     unclear = [arm for arm, verdict in verdicts.items() if verdict == "no clear difference"]
-    assert unclear == ["full", "pfeiffer r=2"] and verdicts["probe"] == "worse"
-    said(PAGE, "else LoRA, whose file is as small with $r=1$.")
+    assert unclear == ["full"] and verdicts["probe"] == "worse"
+    said(PAGE, "LoRA with $r=1$ is equal, and its file as small.")
     card = (DATA / "evidence" / "ia3.md").read_text(encoding="utf-8")
     assert "300 steps are 0.64 of the 7,530 training sentences" in card
     assert film.steps("ia3") * 16 == 4800 < 7530
     said(PAGE, "A run has 300 steps of 16: 4,800 of the 7,530 sentences, each once")
-    shown = [*sizes, "lora r=1", "pfeiffer r=2", "full", "probe", "head"]
+    shown = [*sizes, "lora r=1", "full", "probe"]
     assert {len(film.seeds(arm)) for arm in ("ia3", *shown)} == {3}
     decoder = results.read("decoder")
     assert {len(decoder.seeds(arm)) for arm in ("ia3", "lora", "pfeiffer")} == {3}
@@ -73,8 +67,7 @@ def test_with_all_sentences_it_is_level_with_lora_and_the_adapter(film):
 
 def test_full_fine_tuning(film):
     found = film.difference("full", "ia3")
-    said(PAGE, f"Full fine-tuning may be ahead: {found.verdict} here, and on two more tasks they are equal")
-    assert found.value > 0.01
+    said(PAGE, f"Full fine-tuning shows {found.verdict}; on two more tasks it is equal (notebook 10)")
     for task in (results.read("product"), results.read("source")):
         assert str(task.differences(IN_10, "full")["ia3"]) == EQUAL
     said("10_which_method", "On two more tasks LoRA, (IA)³, Pfeiffer adapters and Compacter are within 3 points of it")
@@ -89,8 +82,8 @@ def test_the_fair_baseline(film):
 
 def test_every_row_is_settled(film):
     said("data/evidence/ia3.md", "settled: 20 of 20 arms")
-    used = ["ia3", "full", *RIVALS[:2], "lora r=1", "pfeiffer r=2", "pfeiffer r=3", "head"]
-    used += [few(arm, n) for arm in ("ia3", *RIVALS) for n in (16, 128, 1024)]
+    used = ["ia3", "full", *RIVALS[:2], "lora r=1", "pfeiffer r=3"]
+    used += [few(arm, n) for arm in ("ia3", *RIVALS) for n in (16, 128)]
     assert not any(once_beside(film, arm) for arm in used)
 
 
@@ -101,33 +94,33 @@ def test_what_the_classifier_reads(film):
 
 
 def test_few_sentences_do_not_favour_it(film):
-    found = {n: among_few(film, n) for n in (16, 128, 1024)}
+    found = {n: among_few(film, n) for n in (16, 128)}
     probe = {n: column.pop("probe") for n, column in found.items()}
-    assert [one.verdict for one in probe.values()] == ["better", EQUAL.partition(" (")[0], "worse"]
+    assert [one.verdict for one in probe.values()] == ["better", EQUAL.partition(" (")[0]]
     assert str(probe[128]) == EQUAL
     assert {d.verdict for d in found[16].values()} == {"no clear difference"}, "not shown to beat a constant answer"
     ahead = {(n, arm): d for n, column in found.items() for arm, d in column.items() if d.verdict == "better"}
     assert [*ahead] == [(128, "lora")]
-    said(PAGE, f"No. With 128 LoRA is {tenths(ahead[128, 'lora'])}. With 16 (IA)³ is not shown to beat a constant "
-               f"answer; the linear probe is {tenths(probe[16]).replace(' points', '')}. Part of that may be its "
-               "head's: it reads the mean, (IA)³ the untrained pooler.")  # fmt: skip
-    assert film.difference("probe", "probe-cls").verdict == "better", "the same probe on [CLS], with all sentences"
+    said(
+        PAGE,
+        f"No. With 128 LoRA is {tenths(ahead[128, 'lora'])}. With 16 (IA)³ is not shown to beat a constant "
+        f"answer; the linear probe, which needs no pooler, is {tenths(probe[16]).replace(' points', '')}.",
+    )
     assert not [arm for column in found.values() for arm, d in column.items() if d.verdict == "worse"], "not ahead"
-    said(PAGE, "and not clearly ahead with 16 or 128.")
+    said(PAGE, "for practical purposes; with 128 LoRA is better.")
     seeds = {run.cell.seed for run in film.arms[few("ia3", 16)]}
     assert len(seeds) == 3
-    said(PAGE, "Each size was drawn three times and trained for 200 steps, with rates tuned anew on 300 validation "
-               "sentences")  # fmt: skip
+    said(PAGE, "Each size was drawn three times; rates were tuned anew on 300 validation sentences")
     chosen = {run.more["penalty"] for run in film.runs if run.cell.arm.startswith("probe with")}
     assert len(chosen) > 1
 
 
 def test_what_its_learning_rate_is(film):
-    said(PAGE, "The rate decides how far: with 0.003 it would be about 0.03.")
+    said(PAGE, "With a rate of 0.003 it would be about 0.03.")
     said(PAGE, f"Rates are tuned on 300 validation sentences: {film.rate('ia3')} for (IA)³, "
                f"{film.rate('lora')} for LoRA")  # fmt: skip
     assert (film.rate("ia3"), film.rate("lora")) == (0.03, 0.003)
-    read = (few(arm, n) for arm in (*RIVALS, "ia3") for n in (16, 128, 1024))
+    read = (few(arm, n) for arm in (*RIVALS, "ia3") for n in (16, 128))
     for arm in (*RIVALS, "ia3", *read):
         assert min(tried := film.by_rate(arm)) < film.rate(arm) < max(tried), "the best rate is at no edge"
 
@@ -163,8 +156,6 @@ def test_what_peft_scales_by_default():
     assert {*DEFAULTS["llama"]} == {"k_proj", "v_proj", "down_proj"}
     assert {kinds[k] for k in ("bert", "gpt2")} == {"more"}
     assert {kinds[k] for k in ("opt", "gemma2", "qwen3")} == {"another"}
-    for kind in ("llama", "bert", "qwen3"):
-        assert printed(PAGE, f"scales in {kind} by default: (.+)") == (" ".join(sorted(DEFAULTS[kind])),)
 
 
 def test_peft_does_not_fold_into_a_quantized_base():
@@ -174,7 +165,7 @@ def test_peft_does_not_fold_into_a_quantized_base():
     for bits in (8, 4):
         assert f"Cannot merge ia3 layers when the model is loaded in {bits}-bit mode" in source
     said(PAGE, "refuses where the base was loaded in 8 or 4 bits")
-    said(PAGE, "Take it to fold into a quantized base with a gated feed-forward; else LoRA")
+    said(PAGE, "What (IA)³ adds is the fold into a quantized base with a gated feed-forward, which PEFT refuses.")
 
 
 def test_no_scale_takes_loras_product():
@@ -208,7 +199,7 @@ def test_your_loop_is_told_as_it_is():
     own = row("your loop")
     tuned = row(r"\(IA\)³, 20 steps")
     assert abs(float(own[0]) - float(tuned[0])) < 0.03
-    said(PAGE, f"Your loop, with other batches, ends at {own[0]}.")
+    said(PAGE, f"Your loop, without the warm-up and clipping of fit, ends at {own[0]}.")
 
 
 def test_the_bill_is_told_as_it_is():
@@ -225,11 +216,11 @@ def test_the_bill_is_told_as_it_is():
     said(PAGE, f"{ours[2]} MB of activations. LoRA on queries and values keeps {lora[2]}")
     said(PAGE, f"keeps {lora[2]}, on (IA)³'s own matrices {same_places[2]}")
     assert same_numbers[0] == ours[0] and same_numbers[5] == ours[5]
-    said(PAGE, f"{ours[5]} kB of numbers for a task instead of {lora[5]}.")
+    said(PAGE, f"{ours[5]} kB for a task, as with LoRA of $r=1$; with $r=8$ it is {lora[5]}.")
     said(PAGE, f"On MiniLM its file holds {ours[5]} kB for a task.")
     steps = sorted(row[4] for row in (ours, lora, same_places, same_numbers, adapter))
     assert float(steps[-1]) - float(steps[0]) < 2 * abs(1 - float(full[4]))
-    said(PAGE, f"Their steps are too close to tell: in this run full fine-tuning's own is {full[4]}.")
+    said(PAGE, f"Their times are too close to tell: full fine-tuning against itself gives {full[4]}.")
 
 
 def test_the_models_are_told_as_they_are():

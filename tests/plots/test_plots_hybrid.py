@@ -114,7 +114,11 @@ def test_which_verdicts_are_filled_is_for_the_caller_to_say():
 
 def test_what_lies_left_of_the_axis_is_an_arrow_at_its_edge():
     found = {"near": Difference(-0.01, -0.02, 0.0, p=0.4), "far": Difference(-0.2, -0.3, -0.1, p=0.01)}
-    ax = plots_hybrid.differences(found, dict.fromkeys(found, "additive"), "points", margin=3, left=-10)
+    ax = plots_hybrid.differences(
+        found, dict.fromkeys(found, "additive"), "points", margin=3, left=-10, numbers=False, reference="full"
+    )
     (arrow,) = (line for line in ax.lines if line.get_marker() == "<")
     assert ax.get_xlim()[0] == -10 and arrow.get_ydata()[0] == 1
     assert arrow.get_markerfacecolor() == plots_hybrid.FAMILIES["additive"]
+    (name,) = ax.texts
+    assert (name.get_text(), name.xy) == ("full", (0, 1)), "over the line at 0"

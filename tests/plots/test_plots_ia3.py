@@ -23,6 +23,7 @@ def test_runs_stand_beside_each_other_with_their_losses_and_factors():
     assert panels[0].get_ylim()[1] < 2 and [t.get_text() for t in panels[0].texts] == ["↑ 3"]
     assert [list(line.get_ydata()) for line in panels[8].lines] == [[1, 2, 3, 3], [1, 1, 0, 0]]
     assert panels[0].get_ylabel() == "training loss\n(nats)"
+    assert [t.get_text() for t in panels[7].texts] == ["↑ 3", "guessing"], "at the end of its line"
 
 
 def test_the_alt_text_has_the_losses_and_factors_of_every_run():
