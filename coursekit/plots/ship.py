@@ -32,12 +32,12 @@ def mixed_batch(
 
     def arrow(x0: float, x1: float, y: float, text: str = "", colour: str = _LINE) -> None:
         ax.annotate("", (x1, y), (x0, y), arrowprops=dict(arrowstyle="->", color=colour, shrinkA=0, shrinkB=0))
-        ax.text((x0 + x1) / 2, y + 0.04, text, ha="center", va="bottom", fontsize=8, color=_LINE)
+        ax.text((x0 + x1) / 2, y + 0.04, text, ha="center", va="bottom", fontsize=9, color=_LINE)
 
     def rows(x: float, text: str) -> None:
         for i, name in enumerate(names):
             ax.add_patch(plt.Rectangle((x, top - 0.36 * (i + 1)), 0.9, 0.3, color=colours[name]))
-            ax.text(x + 0.45, top - 0.36 * i - 0.21, name or "base", ha="center", va="center", fontsize=8)
+            ax.text(x + 0.45, top - 0.36 * i - 0.21, name or "base", ha="center", va="center", fontsize=9)
         ax.text(x + 0.45, top + 0.1, text, ha="center", va="bottom", fontsize=9)
 
     def box(x: float, y: float, width: float, colour: str, text: str) -> None:
@@ -64,11 +64,11 @@ def mixed_batch(
             ax.text(8.45, height, "⊕", ha="center", va="center", fontsize=11, color=_LINE)
         for x in (bus, back):
             line([x, x], [min(*own, y), max(*own, y)], colours[name])
-        arrow(bus, 3.0, y, f"rows {', '.join(map(str, its))}", colours[name])
-        box(3.0, y, 1.15, colours[name], f"A: {r} × {d_in}")
-        arrow(4.15, 5.0, y, f"({len(its)}, seq, {r})")
-        box(5.0, y, 1.2, colours[name], f"B: {d_out} × {r}")
-        ax.text(6.6, y, f"× {scales[name]:.3g}", ha="center", va="center", fontsize=9)
+        arrow(bus, 2.8, y, f"rows {', '.join(map(str, its))}", colours[name])
+        box(2.8, y, 1.2, colours[name], f"A: {r} × {d_in}")
+        arrow(4.0, 5.1, y, f"({len(its)}, seq, {r})")
+        box(5.1, y, 1.2, colours[name], f"B: {d_out} × {r}")
+        ax.text(6.65, y, f"× {scales[name]:.3g}", ha="center", va="center", fontsize=9)
         line([6.95, back], [y, y], colours[name])
     says(ax, f"{n} rows, {', '.join(name or 'base' for name in names)}, go together through W; those of "
              f"{' and of '.join(adapters)} also through A and B of their own, whose output, times "

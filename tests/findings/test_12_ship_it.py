@@ -62,17 +62,17 @@ def test_this_run_of_the_16_and_4_bits():
     once = printed(PAGE, r"Floors (\S+) and \S+\.\n")[0]
     assert once == max((way[0] for way in harmless), key=float)
     assert max(way[1] for way in harmless) == max(way[2] for way in harmless) == 1
-    nats, times, at_last, same = apart("merged, rounded, saved, loaded")
+    _, times, at_last, same = apart("merged, rounded, saved, loaded")
     said(PAGE, "both means are at most three times their floors")
     assert max(times, at_last) < 3 and same == 24
     assert apart(f"harmless: {HARMLESS[1]}")[1:3] == (1, 1)
-    said(PAGE, f"a mean divergence of {nats} nats a token, {times:.1f} times the floor, and {at_last:.1f} at the "
-               "last token; none of the 24 grades changes: accepted")  # fmt: skip
+    said(PAGE, f"The merged model's mean divergence is {times:.1f} times the floor, {at_last:.1f} times at the last "
+               "token, and none of the 24 grades changes: accepted")  # fmt: skip
     said(PAGE, f"merged and rounded to bfloat16, ours has {times:.1f} times the floor")
     single, share, *_ = apart("the same, loaded in float32")
     assert share < 0.05 * times  # a twentieth of it is left
     said(PAGE, f"Nearly all of it is arithmetic in bfloat16: loaded in float32, the folder is {single} nats off. "
-               "Rounding the weights, and so the update (06_lora, section 4), costs no more here.")  # fmt: skip
+               "Rounding the weights, and so the update (06_lora, section 4), costs no more.")  # fmt: skip
     said("06_lora", "## 4 · Merge it")
     said("06_lora", "merging drops this part of the update and rounds the rest")
     nf4, none, control = (apart(way) for way in ("base in NF4, adapter beside", "no adapter at all",
@@ -82,11 +82,6 @@ def test_this_run_of_the_16_and_4_bits():
     said(PAGE, f"the bare base, too, moves by {control[0]} nats, so the rule says nothing of the adapter")
     said(PAGE, f"Beside NF4 that rule cannot judge an adapter: this base alone moves by {control[0]} nats")
     assert 0.9 < float(control[0]) / float(nf4[0]) < 1.1
-    assert printed("07_quantization", r"the first row of the file is the model's: (True)")
-    said("07_quantization", "## 6 · A model that was rounded before")
-    said("07_quantization", "the fp32 weights that we load are already values of Q4_1")
-    said(PAGE, f"Nor does {nf4[0]} say anything of NF4 in general, since this base was rounded before "
-               "(07_quantization, section 6)")  # fmt: skip
 
 
 def test_one_more_error_of_the_same_size_doubles_a_divergence():
@@ -96,7 +91,7 @@ def test_one_more_error_of_the_same_size_doubles_a_divergence():
     small = difference(one, one + errors[0], mask)[0]
     assert abs(difference(one, one + errors.sum(0), mask)[0] / small - 2) < 0.1
     assert abs(difference(one, one + 2 * errors[0], mask)[0] / small - 4) < 0.1
-    said(PAGE, "one more independent rounding of the same size doubles a divergence")
+    said(PAGE, "one more independent rounding of the same size doubles a divergence, and should pass")
 
 
 def test_this_run_of_the_file():
@@ -128,9 +123,9 @@ def test_llama_cpp_s_own_answers(root):
         '"alpha as in the settings", wanted, base, alpha',
     ):
         assert way in script
-    said(PAGE, "In llama.cpp itself (another rsLoRA, tests/fixtures/make_llama_cpp.py) a right file was below 1e-10 "
-               f"nats a token off, rows of $B$ as in transformers {rows}, alpha as in the settings "
-               f"{alpha}.")  # fmt: skip
+    said(PAGE, f"In llama.cpp itself, another rsLoRA (tests/fixtures/make_llama_cpp.py) was {rows} nats a token off "
+               f"with transformers' rows, {alpha} with the settings' alpha, and below 1e-10 with both "
+               "right.")  # fmt: skip
     # llama.cpp's tools/completion/README.md and its issue 27214: llama-cli talks in the model's chat template whatever
     # it is told, llama-completion does not with -no-cnv. The prompts that `film` learned are without one.
     said(PAGE, 'llama-completion -no-cnv -m base.gguf --lora film.gguf -p "…" runs yours; llama-cli would add a chat '
@@ -143,7 +138,6 @@ def test_this_run_of_the_batch():
     wrong, floor = printed(PAGE, r"all rows by film: (\S+), \S+ at the last; the floors are (\S+) and")
     assert float(gap) == float(last) == 0 < float(floor) < float(wrong)
     said(PAGE, f"Each row gets its own adapter's answer, {gap} nats a token from that adapter alone: accepted")
-    said(PAGE, f"With film for all rows it would be {wrong} nats")
     times, filled, tokens = printed(
         PAGE, r"switching takes (\d+\.\d) times as long; (\d+) tokens, (\d+) without padding"
     )
@@ -159,8 +153,6 @@ def test_this_run_of_the_combination():
     assert behind == (1, 3) and min(2 * 0.5**n for n in behind) > 0.05  # a sign test, were no answer gained
     said(PAGE, "both is one grade behind film, three sums behind sums: too few to tell. Section 7 asks more.")
     said(PAGE, "asked 240 film sentences and 130 sums")
-    (share,) = printed(PAGE, r"cross terms: (\d+\.\d\d) times as large as the sum")
-    said(PAGE, f"to the sum, though their cross terms are {share} times as large")
 
 
 def test_this_run_s_costs():
@@ -173,8 +165,8 @@ def test_this_run_s_costs():
     )  # fmt: skip
     assert all(0 <= row[1] - row[0] < 0.15 for row in (three, half, merged, nf4))
     assert nf4[3] > three[3] == 1 > half[3] == merged[3]
-    said(PAGE, f"In bfloat16 film alone takes {half[3]} times as long as the batch beside float32, merged or not; "
-               f"beside NF4, {nf4[3]}.")  # fmt: skip
+    said(PAGE, f"In this run merging saves no time in bfloat16 ({half[3]}, merged or beside); beside NF4 the same "
+               f"requests take {nf4[3]}.")  # fmt: skip
     adapter = 4 * results.read("ship").parameters("film") / 1e6
     assert abs(three[0] - adapter) < 0.05
     said_there = r"has (\d+) times the bytes of an adapter: a hundred customers need (\S+) GB .*and (\d+) GB merged"
@@ -200,7 +192,8 @@ def test_what_the_open_exercise_has_to_beat():
         assert {tensor.dtype for tensor in updates + inputs} == {torch.float64}
     said(PAGE, "the check's tensors are float64")
     assert f"{median(whole):.1f}" == f"{median(plain):.1f}"
-    said(PAGE, f"medians of 40 cases: the course's answer has {median(own):.2f} ({min(own):.2f} to {max(own):.2f}), "
+    said(PAGE, "the larger error in medians of 40 cases: the course's answer has "
+               f"{median(own):.2f} ({min(own):.2f} to {max(own):.2f}), "
                f"$M=0$ has 1, $D_1+D_2$ and its best matrix of rank $r$ have {median(whole):.1f}: "
                "each of these random updates acts fully on the other's inputs")  # fmt: skip
     assert (CASES, Limits().exercise) == (8, 10)
@@ -220,7 +213,12 @@ def test_the_stored_runs():
     assert printed(PAGE, r"(?m)^beside float32 − not trained.*  (\w+)$") == ("better",)  # after Holm, by its table
     gain = str(sums).removeprefix("better ")
     assert gain.startswith("by 33 points")
-    said(PAGE, f"sums is better than no training {gain}; film's own gain is uncertain, so a loss of it is hard to see")
+    said(PAGE, f"sums is better than no training {gain}.")
+    grades = load_task("film", "five").short(8).data["test"]["label"]
+    constant = max(map(grades.count, set(grades))) / len(grades)
+    level, bare = (f"{runs.accuracy(arm).value:.2f}" for arm in ("film", "film, released"))
+    assert len(grades) == 240 and f"{constant:.2f}" == bare
+    said(PAGE, f"film scores {level}, the base and the constant answer {bare}: an uncertain gain")
     margin = merged.partition("purposes ")[2]
     said(PAGE, f"Merged, both adapters keep their accuracy: {merged}.")
     put = {task: runs.difference(f"{own}, beside NF4", own) for task, own in again.items()}
@@ -240,18 +238,16 @@ def test_the_stored_runs():
     said(PAGE, "Beside four bits there is no clear difference, but most runs fell. Put beside NF4, five of six did, by "
                f"{little:.0f} to {much:.0f} points.")  # fmt: skip
     kept = {task: runs.difference(f"{task}, sum", task) for task in ("film", "sums")}
-    said(PAGE, f"The sum keeps film's accuracy {margin}.")
-    said(PAGE, f"On sums it shows {kept['sums'].verdict}")
+    said(PAGE, f"The sum keeps film's accuracy {margin}; on sums it shows {kept['sums'].verdict}")
     factors, of_film = (runs.difference(f"{task}, factors added", f"{task}, sum") for task in ("sums", "film"))
     assert factors.verdict == of_film.verdict == "no clear difference"
-    said(PAGE, "Added factors show no clear difference to the sum")
+    said(PAGE, "no clear difference. Nor do added factors to the sum.")
     said(PAGE, "Added factors have cross terms, whose harm these runs do not show")
     assert kept["film"].verdict == "equal for practical purposes"
     compared = [film, sums, *folded, *put.values(), *trained.values(), *kept.values(), factors, of_film]
     assert printed(PAGE, r"adjustment for (\d+) comparisons") == (str(len(compared)),)
     unclear = sum(found.verdict == "no clear difference" for found in compared)
     assert unclear == 8
-    said(PAGE, f"Eight of {len(compared)} comparisons show no clear difference.")
 
 
 def test_the_snippet_runs_and_rounds_the_exact_sum_once(tmp_path, monkeypatch):
