@@ -6,14 +6,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from coursekit.plots.alt import says
 from coursekit.plots.common import COLOURS, FROZEN, LINE, TRAINED, arrow, axes, box, without_axes
 
 #: Steps that a thick line is the mean of.
 SMOOTH = 10
+#: Logits that move by less did not notice anything.
+UNMOVED = 0.01
 
 
 def loss_and_entropies(losses: Sequence[float], entropies: Mapping[str, float], tokens: int) -> Axes:
@@ -137,6 +142,9 @@ def log_ratios(pairs: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> 
     ax.axvline(0, color="grey", linewidth=1)
     ax.axhline(0, color="grey", linewidth=1)
     ax.set_aspect("equal", adjustable="datalim")  # the slanted line is a diagonal
+    at = 0.8 * min(value for chosen, _ in pairs.values() for value in chosen)
+    ax.annotate("margin 0", (at, at), xytext=(-3, 3), textcoords="offset points", ha="center", va="bottom",
+                rotation=45, rotation_mode="anchor", fontsize=9, color="grey")  # fmt: skip
     for x, text, ha in ((0.02, "chosen less likely than before", "left"), (0.98, "chosen likelier", "right")):
         ax.annotate(text, (x, 1.01), xycoords="axes fraction", ha=ha, fontsize=9, color="grey")
     ax.set_xlabel("ln π − ln π₀ of the chosen answer (nats)")
@@ -145,24 +153,38 @@ def log_ratios(pairs: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> 
     return ax
 
 
-def noticed(moved: Mapping[str, Sequence[float]], positions: Sequence[int], changed: int) -> Axes:
-    r"""How far the logits of each token of a packed row move when one token is changed: label -> one value a token.
+def noticed(moved: Mapping[str, Sequence[float]], positions: Sequence[int], changed: int) -> Figure:
+    r"""How far the logits of each token of a packed row move when one token is changed: a panel for each label of
+    `moved`, one value a token. Below `UNMOVED` nothing is drawn.
 
     positions: the row's position_ids, which begin at 0 again with every example; each border is a line. changed: the
     place of the changed token, a triangle.
     """
-    ax = axes(figsize=(7.0, 3.2))
-    for colour, style, (label, values) in zip(COLOURS[1:], ("-", "--"), moved.items(), strict=False):
-        ax.plot(values, style, color=colour, label=label)
-    borders = [place for place, position in enumerate(positions) if position == 0 and place]
-    for border in borders:
-        ax.axvline(border, color="grey", linestyle=":", linewidth=1)
-    ax.plot(changed, 0, "k^", label="the changed token")
-    ax.set_xlabel("token of the row (dotted: another example begins)")
-    ax.set_ylabel("largest move of a logit")
-    ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3)
-    says(ax, f"examples in the row: {len(borders) + 1}")
-    return ax
+    figure, panels = plt.subplots(len(moved), 1, figsize=(7.0, 1.9 * len(moved)), sharex=True, sharey=True)
+    begins = [place for place, position in enumerate(positions) if position == 0]
+    highest, told = max(max(values) for values in moved.values()), []
+    for ax, colour, (label, values) in zip(np.ravel(panels), COLOURS, moved.items(), strict=False):
+        places = np.arange(len(values))
+        ax.fill_between(places, UNMOVED, np.maximum(values, UNMOVED), color=colour, linewidth=0)
+        for number, (begin, end) in enumerate(zip(begins, [*begins[1:], len(values)], strict=True), start=1):
+            if begin:
+                ax.axvline(begin, color="grey", linestyle=":", linewidth=1)
+            ax.annotate(f"example {number}", ((begin + end) / 2, 0.99), xycoords=("data", "axes fraction"), va="top",
+                        ha="center", fontsize=9, color=LINE)  # fmt: skip
+        ax.plot(changed, UNMOVED, "k^", clip_on=False)
+        ax.set_yscale("log")
+        ax.set_ylim(UNMOVED, max(8 * highest, 10 * UNMOVED))
+        ax.set_title(label)
+        beyond = max(values[begins[1] :]) if len(begins) > 1 else 0.0
+        told.append(f"{label}: by up to {max(values):.3g} there, {beyond:.3g} behind it")
+    ax.set_xlim(0, len(positions))
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_locator(NullLocator())
+    says(figure, f"Largest move of a logit (log scale) at each token of a row of {len(begins)} examples, when token "
+                 f"{changed}, in the first, is changed. {'; '.join(told)}.")  # fmt: skip
+    figure.supylabel("largest move of a logit", fontsize=10)
+    ax.set_xlabel("token of the row (▲ the changed one)")
+    return figure
 
 
 def learned_and_kept(

@@ -48,6 +48,7 @@ def test_each_pair_is_a_point_beside_the_lines_of_no_change():
     assert list(film.get_xdata()) == [1, -2] and list(film.get_ydata()) == [-3, -4]
     assert list(product.get_xdata()) == [0.5] and zero.get_xdata()[0] == none.get_ydata()[0] == 0
     assert same.get_slope() == ax.get_aspect() == 1
+    assert ax.texts[0].get_text() == "margin 0" and ax.texts[0].xy == (-1.6, -1.6)
     assert "of the rejected" in ax.get_ylabel() and "of the chosen" in ax.get_xlabel()
 
 
@@ -65,14 +66,21 @@ def test_learned_and_kept_joins_the_strengths_of_a_remedy():
 
 
 def test_what_tokens_of_a_packed_row_notice_is_drawn_with_the_borders():
-    ax = draw.noticed({"count on": [0, 1, 2, 3, 1], "begin again": [0, 1, 0, 0, 0]}, [0, 1, 0, 1, 2], changed=1)
-    on, apart, border, triangle = ax.lines
-    assert list(on.get_ydata()) == [0, 1, 2, 3, 1] and list(apart.get_ydata()) == [0, 1, 0, 0, 0]
-    assert border.get_xdata()[0] == 2, "the row's begin is no border"
-    assert list(triangle.get_xdata()) == [1]
-    legend = [text.get_text() for text in ax.get_legend().get_texts()]
-    assert legend == ["count on", "begin again", "the changed token"]
-    assert "examples in the row: 2" in describe(ax.figure)
+    moved = {"count on": [0, 1, 2, 3, 1], "begin again": [0, 1, 0, 0, 0]}
+    figure = draw.noticed(moved, [0, 1, 0, 1, 2], changed=1)
+    for ax, (label, values) in zip(figure.axes, moved.items(), strict=True):
+        (area,), (border, triangle) = ax.collections, ax.lines
+        corners = area.get_paths()[0].vertices
+        heights = [max(y for x, y in corners if x == place) for place in range(5)]
+        assert heights == [max(value, draw.UNMOVED) for value in values] and ax.get_title(loc="left") == label
+        assert border.get_xdata()[0] == 2, "the row's begin is no border"
+        assert list(triangle.get_xdata()) == [1]
+        assert [text.get_text() for text in ax.texts] == ["example 1", "example 2"]
+    assert "count on: by up to 3 there, 3 behind it; begin again: by up to 1 there, 0 behind it" in describe(figure)
+
+
+def test_a_row_of_one_example_is_drawn():
+    assert "there, 0 behind it" in describe(draw.noticed({"count on": [0, 1]}, [0, 1], changed=1))
 
 
 def test_a_stage_s_loss_takes_the_tokens_it_learns():
