@@ -18,7 +18,7 @@ from coursekit.tasks.instructions import instruction_prompt, load_instructions
 from coursekit.tasks.preferences import rated_pairs
 
 PAGE = "00_training_cycle"
-SAME_TEN, OTHER_TEN = "LoRA on the prompt's 10", "LoRA on 10"
+SAME_TEN = "LoRA on the prompt's 10"
 RIVALS = ("frequencies", "pairs")
 NUMBER = r"\s+([+-]?[\d.]+)"
 
@@ -38,15 +38,16 @@ def test_a_thousand_in_training_beat_the_best_prompt(context):
     best = context.difference("LoRA on 1000", "5 shots")
     assert best.verdict == "better"
     said(PAGE, f"A thousand in training are {best} than the best prompt, five")
-    said(PAGE, f"a thousand in training are better by {100 * best.value:.0f} points than the best prompt")
+    said(PAGE, f"A thousand examples in training are better by {100 * best.value:.0f} points than the best prompt")
 
 
-def test_of_the_prompts_only_five_are_better_than_none(context):
-    found = context.differences(["1 shots", "2 shots", "5 shots", "10 shots"], "0 shots")
-    five = found.pop("5 shots")
-    assert five.verdict == "better" and {one.verdict for one in found.values()} == {"no clear difference"}
-    said(PAGE, "Of five and ten in the prompt only five are better than none, "
-               f"{str(five).removeprefix('better ')}")  # fmt: skip
+def test_five_in_the_prompt_are_better_than_none(context):
+    prompts = ["1 shots", "2 shots", "5 shots", "10 shots"]
+    five = context.differences(prompts, "0 shots")["5 shots"]
+    assert five.verdict == "better"
+    said(PAGE, f"Five in the prompt are better than none {str(five).removeprefix('better ')}")
+    assert context.difference("10 shots", "5 shots").verdict == "no clear difference"
+    said(PAGE, "ten show no clear difference to five")
 
 
 def test_with_the_same_ten_there_is_no_clear_difference(context):
@@ -54,13 +55,8 @@ def test_with_the_same_ten_there_is_no_clear_difference(context):
     assert context.differences(others, "10 shots")[SAME_TEN].verdict == "no clear difference"
     assert len(others) == 8
     assert context.difference(SAME_TEN, "10 shots").low > 0  # alone its interval leaves out 0
-    said(
-        PAGE,
-        "The interval of LoRA on the same ten leaves out 0, but among eight comparisons one such is easily luck: no "
-        "clear difference",
-    )
-    assert context.accuracy(SAME_TEN).value > context.accuracy("10 shots").value
-    assert context.differences(others, "10 shots")[OTHER_TEN].verdict == "no clear difference"
+    said(PAGE, "Ten in training against the same ten in the prompt: no clear difference. The interval leaves out 0, "
+               "but is not adjusted for the eight comparisons of these runs.")  # fmt: skip
 
 
 def test_the_table_is_that_of_the_stored_runs(context):
@@ -78,11 +74,6 @@ def test_the_table_is_that_of_the_stored_runs(context):
         assert len(context.arms[arm]) == (1 if arm.endswith("shots") else 3)
         said(PAGE, f"| {name} | {context.accuracy(arm).value:.3f} | {found[arm].in_points()} |")
         assert found[arm].verdict == ("better" if arm == "LoRA on 1000" else "no clear difference")
-
-
-def test_another_ten_at_the_same_rate(context):
-    assert context.rate(SAME_TEN) == context.rate(OTHER_TEN)
-    said(PAGE, f"LoRA on another ten gets {context.accuracy(OTHER_TEN).value:.3f}")
 
 
 def test_a_grade_is_the_likeliest_of_five_words():
@@ -192,8 +183,8 @@ def test_this_run_s_chosen_answers():
         tuple(map(int, printed(PAGE, rf"{kind} reviews, (\d+) pairs: chosen less likely in (\d+), margin above 0 in")))
         for kind in ("film", "product")
     ]
-    assert counts[1] == (8, 8) and sum(pairs for pairs, _ in counts) == 16
-    said(PAGE, f"In this run {sum(less for _, less in counts)} of the 16 chosen answers became less likely, all eight")
+    assert sum(pairs for pairs, _ in counts) == 16
+    said(PAGE, f"in this run {sum(less for _, less in counts)} of the 16 chosen answers became less likely.")
 
 
 def test_the_pair_that_is_quoted():
@@ -215,7 +206,7 @@ def test_training_on_the_chosen_film_sentences_does_not_explain_it(dpo):
         both = zip(means(dpo, arm, "chosen"), means(dpo, f"{ALONE}{kind}", "chosen"), strict=True)
         assert all(tuned < alone for tuned, alone in both)
         lower.append(f"{-gap.value:.1f}")
-    said(PAGE, "With stage 2's loss on these alone, the model makes the chosen answers of both kinds likelier with "
-               f"every seed, {' and '.join(lower)} nats above DPO's")  # fmt: skip
+    said(PAGE, "With stage 2's loss on the same chosen ones, the model makes the chosen answers of both kinds likelier "
+               f"with every seed, {' and '.join(lower)} nats above DPO's")  # fmt: skip
     assert {run.cell.rate for arm in (ALONE, FILM) for run in dpo.searched(arm)} == {1e-3}
     said(PAGE, "Only one learning rate was tried")
