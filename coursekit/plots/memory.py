@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from coursekit.plots.common import axes
+from coursekit.plots.forgetting import name_points
 
 #: One colour for each part of the memory bill, the same in every notebook. They differ in lightness too.
 MEMORY_COLOURS = {
@@ -92,6 +93,7 @@ def step_over_time(
     comes and goes in that very size is a line of its own. beside: bytes of weights and states, which are not drawn; the
     highest point's label adds them. other: name and timeline of a second step, whose activations are a thin grey
     line, stretched to the same ticks, with a dot at its own highest point; then gradients have no line of their own.
+    Each line has its name beside it, and the axes no legend.
     """
     ax, at = axes(), _moments(timeline, ticks)
     activations, waits = _activations(timeline, waiting)
@@ -122,7 +124,21 @@ def step_over_time(
     ax.set_xticks(at, list(ticks.values()))
     ax.set_xlabel("moments of the step, in order")
     ax.set_ylabel("MB, beside weights and states")
-    ax.legend(loc="upper right" if other else "upper left")
+    return _named(ax, at)
+
+
+#: Where a line of `step_over_time` has its name, in ticks of the axis from the first.
+_NAMED = {"activations": 0.5, "gradients": 1.8, "a gradient in waiting": 1.7, "together": 1.5}
+
+
+def _named(ax: Axes, at: Sequence[int]) -> Axes:
+    lines = [line for line in ax.lines if not str(line.get_label()).startswith("_")]
+    for line in lines:
+        place = min(_NAMED.get(str(line.get_label()), 1.3), len(at) - 1)
+        x = np.interp(place, np.arange(len(at)), at)
+        first = len(ax.texts)
+        name_points(ax, [(str(line.get_label()), (x, np.interp(x, *line.get_xydata().T)))], size=10)
+        ax.texts[first].set_color(line.get_color())
     return ax
 
 
