@@ -146,9 +146,9 @@ def products(plans: Mapping[str, Sequence[str]], shares: Sequence[float]) -> Axe
                 ))  # fmt: skip
         ax.text(4.2 * tower + 1.44, depth + 0.2, name, ha="center", va="bottom")
         ax.text(4.2 * tower + 1.44, -0.25, f"{share:.2f}", ha="center", va="top")
-    for height, name in ((0, "lowest block"), (depth - 1, "highest block")):
-        ax.text(-0.4, height + 0.41, name, ha="right", va="center")
-    without_axes(ax, (-3.4, 4.2 * len(plans) - 0.9), (-1.2, depth + 1.1))
+    for height in (0, depth - 1):
+        ax.text(-0.4, height + 0.41, f"block {height + 1}", ha="right", va="center")
+    without_axes(ax, (-2.4, 4.2 * len(plans) - 0.9), (-1.2, depth + 1.1))
     handles = [Patch(facecolor=colour, label=name) for colour, name in zip(colours, _PRODUCTS, strict=True)]
     ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=3, fontsize=9, handlelength=1.0)
     return ax

@@ -8,7 +8,7 @@ import nbformat
 import pytest
 import torch
 from finding import ROOT, once_beside, printed, read, said, tenths, tied
-from peft import LNTuningConfig, ShiraConfig, get_peft_model
+from peft import BeftConfig, LNTuningConfig, get_peft_model
 from transformers import AutoConfig
 
 from coursekit import counts
@@ -28,8 +28,8 @@ PAGE = "05_bitfit"
 
 #: The pairs of its table: one family, whose verdicts are adjusted together.
 PAIRS = [
-    ("random mask", "full"), ("bitfit", "probe-cls"), ("bitfit", "probe"), ("bitfit", "full"),
-    ("bitfit, 600 steps", "probe"), ("random mask", "bitfit"), ("top 1", "bitfit"), ("far", "random mask"),
+    ("random mask", "full"), ("random mask", "bitfit"), ("bitfit", "full"), ("bitfit", "probe"),
+    ("bitfit, 600 steps", "probe"), ("top 1", "bitfit"), ("far", "random mask"),
 ]  # fmt: skip
 
 
@@ -49,24 +49,22 @@ def family(runs) -> dict[tuple[str, str], Difference]:
 
 def test_how_little_has_to_train(runs, family):
     found = family["random mask", "full"]
-    assert found.verdict == "no clear difference"
+    assert found.verdict == "no clear difference" and family["random mask", "bitfit"].verdict == "better"
     share = 100 * runs.parameters("random mask") / runs.parameters("full")
-    low, high = (f"{-100 * end:.1f}".replace("-", "−") for end in (found.high, found.low))
-    behind = f"{-100 * found.value:.1f} points behind ({low} to {high})"
+    behind = found.in_points().replace(" (", " points (")
     right = {rate: sum(round(600 * run.validation) for run in own) for rate, own in runs.whole("random mask").items()}
     assert (right[0.01], right[0.01] - right[0.03]) == (max(right.values()), 12), "two of 300 in each of three seeds"
     assert runs.rate("random mask") == 0.01
     assert runs.at("random mask", 0.03).difference("random mask", "full").verdict == "worse"
-    said(PAGE, f"A random mask, {share:.1f} % of the parameters, shows {found.verdict} from full fine-tuning: {behind} "
-               "at a rate of 0.01. At 0.03, two of 300 validation sentences lower, it is worse.")  # fmt: skip
+    said(PAGE, f"A random mask, {share:.1f} % of the parameters, is better than BitFit and shows {found.verdict} from "
+               f"full fine-tuning: {behind} at a rate of 0.01. At 0.03, nearly as good on validation, it is "
+               "worse.")  # fmt: skip
     said(PAGE, f"{share:.1f} % of the parameters, drawn by chance, show {found.verdict} at their best rate.")
-    assert runs.rate("bitfit") == 3e-3
-    said(PAGE, "here 5e-3 (tuned it is 3e-3)")
 
 
 def test_bitfit_and_its_rivals(runs, family):
-    own, near, late = family["bitfit", "probe-cls"], family["bitfit", "probe"], family["bitfit, 600 steps", "probe"]
-    assert (own.verdict, near.verdict, late.verdict) == ("better", "no clear difference", "better")
+    near, late = family["bitfit", "probe"], family["bitfit, 600 steps", "probe"]
+    assert (near.verdict, late.verdict) == ("no clear difference", "better")
     assert runs.steps("bitfit") == 300 and runs.steps("probe") == 0
     rival = tenths(late).removeprefix("better ")
     said(PAGE, f"BitFit beats the probe on the mean only after 600 steps, {rival}.")
@@ -129,13 +127,10 @@ def test_the_number_of_parameters_does_not_order_methods(runs, family):
 
 
 def test_what_the_probes_and_the_rates_are(runs):
-    assert runs.parameters("probe") == runs.parameters("probe-cls") == 385
-    card = (ROOT / "data" / "evidence" / "selective.md").read_text(encoding="utf-8")
-    assert "batches of 16; 300 steps are 0.64 of the 7,530 training sentences" in card
-    said(PAGE, f"MiniLM on film sentences, 300 steps unless said ({300 * 16:,} of 7,530 sentences, once), three seeds, "
-               "learning rates tuned on validation sentences.")  # fmt: skip
-    said(PAGE, "Both are logistic regressions on all sentences, trained to convergence.")
-    for arm in SHOWN - {"probe", "probe-cls"}:
+    assert runs.parameters("probe") == 385
+    said(PAGE, "MiniLM on film sentences, 300 steps unless said, three seeds, learning rates tuned on validation")
+    said(PAGE, "now trained to convergence on all sentences: a logistic regression, the probe on the mean.")
+    for arm in SHOWN - {"probe"}:
         name, steps = arm.removesuffix(", 600 steps"), runs.steps(arm)
         tried = {run.cell.rate for run in runs.runs if (run.cell.arm, run.cell.steps) == (name, steps)}
         if runs.rate(arm) == runs.rate(name):  # the rate of 300 steps stayed
@@ -164,15 +159,15 @@ def test_what_the_stored_masks_and_learners_are(runs):
     assert far.method.learners_of(config) == 6 * [154, 38]  # of 1,536 and of 384 nodes
     assert runs.parameters("far") == far.method.count(config) + 770
     assert runs.parameters("far") > int(printed(PAGE, r"([\d,]+) parameters train; FAR's")[0].replace(",", ""))
-    said(PAGE, "FAR splits down as well here and primes for ten steps.")
+    said(PAGE, "FAR splits down as well here.")
 
 
 def test_every_verdict_of_the_text_is_one_of_the_table(family):
     shown = dict(re.findall(r"\| (.+? − .+?) \| .+? \| (.+?) \|", tables()))
     assert [*shown.values()] == [found.verdict for found in family.values()]
     assert {name: verdict for name, verdict in shown.items() if verdict in ("better", "worse")} == {
-        "BitFit − probe on [CLS]": "better", "BitFit, 600 steps − probe on the mean": "better",
-        "BitFit − full fine-tuning": "worse", "random mask − BitFit": "better",
+        "random mask − BitFit": "better", "BitFit − full fine-tuning": "worse",
+        "BitFit, 600 steps − probe on the mean": "better",
     }  # fmt: skip
 
 
@@ -236,11 +231,11 @@ def test_the_costs_are_told_as_they_are():
     said(PAGE, "the last two blocks, or BitFit, with less than a hundredth of their parameters")
     saved = [1 - float(share) for share in bitfit[1:3]]
     assert abs(saved[0] - 1 / 3) < 0.01 and abs(saved[1] - 1 / 4) < 0.03
-    said(PAGE, f"Time follows your count, a little above it. In this run the last two blocks took {two[2]}, BitFit "
-               f"{bitfit[2]}: a quarter saved, not a third.")  # fmt: skip
-    said(PAGE, f"{bitfit[3]} MB with BitFit, nearly all of it weights, {everything[3]} where everything trains.")
-    assert 12 * int(bitfit[0].replace(",", "")) < 0.01 * 1e6 * int(bitfit[3])
-    said(PAGE, f"{full[4]} MB where all blocks train")
+    assert float(two[2]) < float(bitfit[2]) and int(two[4]) < int(bitfit[4])
+    said(PAGE, f"The last two blocks, on both counts. In this run their step took {two[2]}, BitFit's {bitfit[2]}: a "
+               "quarter saved, not a third. Time follows your count, a little above it.")  # fmt: skip
+    said(PAGE, f"{bitfit[3]} MB with BitFit, {everything[3]} where everything trains.")
+    said(PAGE, f"are {full[4]} MB where all blocks train:")
     said(PAGE, f"{bitfit[4]} with BitFit, which keeps no matrix's input")
     done, far = printed(PAGE, r"\nFAR, up only +[\d,]+ +– +([\d.]+) +\d+ +(\d+)\n")
     assert float(done) < float(everything[2]) and int(far) < int(everything[4])
@@ -249,8 +244,7 @@ def test_the_costs_are_told_as_they_are():
     entries = Entries(torch.zeros(4, 4), torch.tensor([5]))
     with torch.no_grad():
         assert entries.written(base := torch.ones(4, 4)).data_ptr() != base.data_ptr() and base.sum() == 16
-    said(PAGE, f"{far} with FAR, once it is primed, which needs everything's bill: its gradient ends at the lowest up. "
-               "The split itself saves none")  # fmt: skip
+    said(PAGE, f"{far} with FAR, after priming. The split itself saves none")
     said(PAGE, f"{two[4]} with the last two blocks")
     assert mask[1] == full[1] == everything[1] == "1.00" and abs(int(mask[4]) - int(full[4])) < 6
     said(PAGE, "A random mask saves neither work nor activations")
@@ -336,6 +330,7 @@ def test_what_peft_has_instead_of_bitfit():
         adapted(LNTuningConfig())
     norms = training(adapted(LNTuningConfig(target_modules=["LayerNorm"])))
     assert norms and all("LayerNorm" in name for name in norms)
-    said(PAGE, 'LNTuningConfig trains norms alone (Zhao et al. 2024; BERT: target_modules=["LayerNorm"])')
-    assert ShiraConfig().mask_type == "random"
-    said(PAGE, "ShiraConfig a random mask")
+    said(PAGE, 'LNTuningConfig trains the norms (Zhao et al. 2024; BERT: target_modules=["LayerNorm"])')
+    biases = training(adapted(BeftConfig(target_modules=["query", "key", "value", "dense"])))
+    assert len(biases) == 6 * 6 + 1 and all("beft_bias" in name for name in biases), "of each block, and the pooler"
+    said(PAGE, "BeftConfig, which adds a trained bias to each layer in target_modules and leaves the norms alone")

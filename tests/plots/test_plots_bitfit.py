@@ -53,7 +53,7 @@ def test_a_tower_of_products_has_a_filled_cell_for_each():
     shares = [f"{sum(filled[i : i + 9]) / 9:.2f}" for i in (0, 9)]
     said = [text.get_text() for text in ax.texts]
     assert shares == ["0.56", "0.78"]
-    assert said == ["top", shares[0], "odd", shares[1], "lowest block", "highest block"]
+    assert said == ["top", shares[0], "odd", shares[1], "block 1", "block 3"]
     plt.close(ax.figure)  # three blocks are too narrow for the words
 
 
