@@ -76,7 +76,7 @@ def masks(chosen: Mapping[str, Any]) -> Sequence[Axes]:
         ax.set_xlim(-0.5, mask.shape[1] - 0.5)
         ax.set_ylim(mask.shape[0] - 0.5, -0.5)
         ax.set_aspect("equal")
-        ax.set_title(label, fontsize=10)
+        ax.set_title(label, fontsize=10, loc="center")
         ax.set_xlabel("inputs", fontsize=9)
         says(ax, f"{mask.sum():,} of {mask.size:,} entries")
         ax.set_xticks([])

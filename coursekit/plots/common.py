@@ -66,16 +66,18 @@ def without_axes(ax: Axes, x: tuple[float, float], y: tuple[float, float]) -> Ax
 def name_lines(ax: Axes) -> Axes:
     r"""The label of each line at its right end, in its colour, in place of a legend; apart where two would touch.
 
-    Call it last, when the axes have their limits.
+    Call it last, when the axes have their limits. Lines across the whole axes, such as `axhline`'s, stay without.
     """
     ax.figure.canvas.draw()  # only then is it known where everything lies
     size, dots, last = 9, ax.figure.dpi / 72, -np.inf
-    lines = [line for line in ax.lines if not str(line.get_label()).startswith("_")]
+    labelled = [line for line in ax.lines if not str(line.get_label()).startswith("_")]
+    lines = [line for line in labelled if line.get_transform() == ax.transData]
     ends = {line: ax.transData.transform(line.get_xydata()[-1])[1] for line in lines}
     for line in sorted(lines, key=ends.__getitem__):
         last = max(ends[line], last + 1.35 * size * dots)
         ax.annotate(line.get_label(), line.get_xydata()[-1], (8, (last - ends[line]) / dots), va="center_baseline",
-                    textcoords="offset points", fontsize=size, color=line.get_color())  # fmt: skip
+                    textcoords="offset points", fontsize=size, color=line.get_color(),
+                    bbox=dict(facecolor="white", edgecolor="none", pad=1))  # fmt: skip
     return ax
 
 

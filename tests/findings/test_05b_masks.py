@@ -39,9 +39,8 @@ def test_chance_does_better_than_fisher(runs):
 
 def test_every_verdict_of_the_table(runs):
     fisher, large, chance = "fisher mask", "magnitude mask", "random mask"
-    low, high, tie = runs.at(chance, 0.003), runs.at(chance, 0.03), runs.at(large, 0.01)
-    asked = [(fisher, chance), low.difference(fisher, chance), high.difference(fisher, chance), (large, chance),
-             tie.difference(large, chance)]  # fmt: skip
+    low, tie = runs.at(chance, 0.003), runs.at(large, 0.01)
+    asked = [(fisher, chance), low.difference(fisher, chance), (large, chance), tie.difference(large, chance)]
     found = runs.paired({str(at): pair for at, pair in enumerate(asked)})
     outputs = [output for cell in read(PAGE).cells for output in cell.get("outputs", [])]
     table = "".join(output.get("data", {}).get("text/markdown", "") for output in outputs)
@@ -65,8 +64,8 @@ def test_a_tie_decides_about_the_largest_weights(runs):
     at_high = runs.at(mask, 0.01).difference(mask, chance)
     assert (at_low.verdict, str(at_high)) == ("worse", EQUAL)
     assert at_low.high < 0 and at_high.high < 0, "behind at either rate"
-    said(PAGE, f"The largest weights are no better than chance. At 0.003 they are {at_low.verdict} than random's best, "
-               f"at 0.01 {at_high.verdict}; the two rates tie on validation.")  # fmt: skip
+    said(PAGE, f"The largest weights are no better than chance: at 0.003 {at_low.verdict} than random's best, "
+               f"at 0.01 {at_high.verdict}. The two rates tie on validation.")  # fmt: skip
 
 
 def test_at_one_rate_they_are_equal(runs):
@@ -82,11 +81,6 @@ def test_at_one_rate_they_are_equal(runs):
     own = {rate: [fmean(run.correct) for run in found] for rate, found in runs.whole(fisher).items()}
     assert max(own[0.01]) < min(own[0.003]) - 0.04
     said(PAGE, "Random entries do best at 0.01, where all of Fisher's seeds fall and one fails.")
-
-
-def test_the_next_rate_leaves_little_of_the_lead(runs):
-    found = runs.at("random mask", 0.03).difference("random mask", "fisher mask")
-    assert str(found) == EQUAL and found.value > 0
 
 
 def test_the_rates_in_the_papers_scripts():
@@ -130,7 +124,7 @@ def test_the_judge_and_the_rule(runs):
     }
     assert [verdict for verdict, _ in rows.values()] == ["random mask", "cannot tell", "top 2"]
     points = rows["top 2", "top 1"][1][1:]
-    said(PAGE, f"your judge names the last two blocks, against the last one, for {points} points")
+    said(PAGE, f"and names the last two blocks, against the last one, for {points} points")
     assert str(runs.difference("top 2", "top 1")) == EQUAL
 
 
@@ -142,7 +136,7 @@ def test_the_masks_are_told_as_they_are():
         PAGE, r"'mean first, then squared': '(\d+)%', 'magnitude': '(\d+)%', 'random': '(\d+)%'"
     )
     said(PAGE, f"with the mean taken first, in this run, only {first} % of the entries stay")
-    said(PAGE, f"Magnitude shares {magnitude} % with Fisher and a random mask {chance} %")
+    assert int(magnitude) == 0 and int(chance) == round(100 * 1_500 / 384**2)
 
 
 def test_where_fishers_entries_lie():
@@ -166,10 +160,9 @@ def test_masking_a_gradient_is_told_as_it_is():
         f"by {decay} in five steps, and the momentum from a single step before the mask, chosen late, pushes it on by "
         f"{warm}",
     )
-    same, rank = printed(PAGE, r"same outputs: (\w+);.*; rank (\d+)")
-    assert same == "True"
-    said(PAGE, f"The outputs agree. The algebraic rank of these random values is nearly full, {rank}, where "
-               "LoRA's would be 4")  # fmt: skip
+    own, lora, rank = printed(PAGE, r"SHiRA, ([\d,]+) parameters \(LoRA: ([\d,]+)\): rank (\d+)")
+    assert own == lora
+    said(PAGE, f"Nearly full, {rank}, where LoRA's would be 4.")
     fisher, chance = (printed(PAGE, rf"entries of {name}: rank (\d+)")[0] for name in ("Fisher", "random"))
-    said(PAGE, f"With 1,500 entries each, it is {fisher} at Fisher's places and {chance} at random ones.")
+    said(PAGE, f"With 1,500 entries it is {fisher} at Fisher's places and {chance} at random ones.")
     said(PAGE, f"{fisher} rows and columns hold all of Fisher's entries")

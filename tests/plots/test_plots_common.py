@@ -71,6 +71,14 @@ def test_scores_show_value_and_interval():
     assert (low, high) == pytest.approx((score.low, score.high))
 
 
+def test_names_stand_at_the_ends_of_lines_and_not_at_a_reference_across_the_axes():
+    ax = plots.axes()
+    ax.plot([1, 2], [0.3, 0.5], label="Fisher")
+    ax.axhline(0.4, label="constant answer")
+    plots.common.name_lines(ax)
+    assert [(text.get_text(), text.xy) for text in ax.texts] == [("Fisher", (2, 0.5))]
+
+
 def test_long_labels_and_flat_intervals_have_room():  # tests/plots/conftest.py looks
     plots.memory_bars({"a long label of a bar": {"weights": 3.0, "master": 2.0, "activations": 9.0}})
     plots.bottleneck(768, 1)
