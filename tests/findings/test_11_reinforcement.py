@@ -82,7 +82,7 @@ def test_the_table_has_its_comparisons_and_these_are_better(stored, adjusted):
     gained = {f"{GRPO} {BEFORE} right", f"{GRPO} {BEFORE} ", f"{LONGER} {BEFORE} eight", f"{MENDED} {BEFORE} first"}
     assert better == ahead | gained | {f"{SHOWN} {GRPO} "}
     assert {one.verdict for name, one in adjusted.items() if name not in better} == {"no clear difference"}
-    for name in (APART, *map(" ".join, SHOWN_THERE)):
+    for name in map(" ".join, SHOWN_THERE):
         printed(PAGE, rf"({re.escape(adjusted[name].in_points())}  +{adjusted[name].verdict})\n")
     printed(PAGE, r"Holm's adjustment for (13) comparisons")
 
@@ -97,14 +97,14 @@ def test_what_the_reward_changed(stored, adjusted):
     drawn, among = (adjusted[f"{GRPO} {BEFORE} {of}"] for of in ("right", "eight"))
     assert drawn.verdict == "better" and among.verdict == "no clear difference"
     assert len(stored.arms[GRPO]) == len(stored.arms[BEFORE]) == 10
-    said(PAGE, f"In ten stored runs (data/evidence/grpo.csv) GRPO raises the share of right draws by {points(drawn)}")
+    said(PAGE, f"GRPO raises the share of right draws by {points(drawn)}")
     said(
         PAGE,
         f"At this rate eight steps raised the share of right draws by {points(drawn)} in ten stored runs; new skill is "
         "not shown",
     )
     before, after = (share(stored, arm, "eight") for arm in (BEFORE, GRPO))
-    now = f"Eight draws hold a right number for {after} of the sums, before for {before}"
+    now = f"What one of eight draws gets right, the model can do. Eight draws hold a right number for {after} of the sums, before for {before}"
     said(PAGE, f"{now}: {among.verdict}")
 
 
@@ -206,7 +206,8 @@ def test_both_at_three_rates(stored, adjusted):
     pairs = zip(LONGER_RATES, RATES, strict=True)
     slow, page, fast = (adjusted[f"{one} {other} right"] for one, other in pairs)
     assert fast.verdict == "no clear difference" and slow.verdict == page.verdict == "better"
-    said(PAGE, f"at a third of this one the rival is better too, at three times there is {fast.verdict}")
+    said(PAGE, f"At a third of this learning rate the rival is better too; at three times it there is {fast.verdict} "
+               "(three seeds each)")  # fmt: skip
     for arms in (RATES, LONGER_RATES):
         assert [stored.rate(arm) for arm in arms] == [6e-4, 2e-3, 6e-3]
         assert [len(stored.arms[arm]) for arm in arms] == [3, 10, 3]
@@ -225,10 +226,7 @@ def test_the_rival_in_the_same_time(stored, adjusted):
     said(
         PAGE, f"In the same time, showing the answers is better: the rival has {value} points more right draws ({ends}"
     )
-    likeliest = adjusted[f"{SHOWN} {GRPO} "]
-    assert likeliest.verdict == "better"
-    said(PAGE, f"One pass makes the likeliest number right more often than GRPO, by {points(likeliest)}, after eight "
-               f"steps each; in right draws there is {shown.verdict}")  # fmt: skip
+    said(PAGE, f"After as many steps, eight each, there is {shown.verdict} in right draws")
     assert stored.steps(SHOWN) == 8
     said(PAGE, f"Showing the right answers for as long brought {value} points more ({ends}")
 
@@ -256,14 +254,6 @@ def test_the_mended_rule(stored, adjusted):
     assert found.verdict == "better" and len(stored.arms[MENDED]) == 3 and stored.steps(MENDED) == 6
     now = f"{share(stored, MENDED, 'first')} of the stored draws have the right first number, {tenths(found)}"
     said(PAGE, f"After six steps with the course’s own (mended rule) {now} than before")
-
-
-def test_all_weights_need_another_rate(stored):
-    low, high = (f"GRPO of all weights at {rate}" for rate in ("2e-05", "0.0002"))
-    assert [len(stored.arms[arm]) for arm in (low, high)] == [3, 3]
-    assert [stored.rate(arm) for arm in (low, high)] == [2e-5, 2e-4]
-    said(PAGE, f"With all weights trained, three stored runs each, {share(stored, low, 'right')} of the draws are "
-               f"right at 2e-5 and {share(stored, high, 'right')} at 2e-4")  # fmt: skip
 
 
 def test_the_first_result_has_its_baseline(stored):
