@@ -104,8 +104,8 @@ def test_what_the_reward_changed(stored, adjusted):
         "not shown",
     )
     before, after = (share(stored, arm, "eight") for arm in (BEFORE, GRPO))
-    now = f"What one of eight draws gets right, the model can do. Eight draws hold a right number for {after} of the sums, before for {before}"
-    said(PAGE, f"{now}: {among.verdict}")
+    said(PAGE, f"What one of eight draws gets right, the model can do. Eight draws hold a right number for {after} of "
+               f"the sums, before for {before}: {among.verdict}")  # fmt: skip
 
 
 def test_the_sums_to_measure_on_are_not_asked():
