@@ -1,6 +1,5 @@
 r"""What 06 says of the stored runs, and of its own."""
 
-import math
 import re
 
 import pytest
@@ -13,7 +12,7 @@ from coursekit.comparison import costs
 from coursekit.experiments import results
 from coursekit.experiments.results import Results
 from coursekit.experiments.verdict import MARGIN
-from coursekit.models import load_decoder, load_encoder
+from coursekit.models import load_encoder
 from coursekit.paths import DATA
 from coursekit.tasks import load_task
 
@@ -32,14 +31,14 @@ def every() -> Results:
     return results.read("lora", "methods", "probe")
 
 
-LONGER = "qv-r8-tuned-at-600, 600 steps", "full-tuned-at-600, 600 steps"
-SECOND = LONGER[0], "full, 600 steps"
+LONGER = "qv-r8-tuned-at-600, 600 steps", "full, 600 steps"
+TIED = LONGER[0], "full-tuned-at-600, 600 steps"  # at the other rate; the tie's test
 RANKS = ("qv-r64", "qv-r8"), ("qv-r8", "qv-r1")
 FEWER, *PLACES = ("all-r8", "qv-r8"), ("all-r8", "attention-r18"), ("all-r8", "mlp-r14")
 RELATIVES = ("dora", "qv-r8"), ("vera", "qv-r8"), ("oft", "qv-r8")
 STARTS = tuple((f"all-r8-{init}", "all-r8") for init in ("pissa", "olora", "eva"))
 PROBE = ("qv-r8", "probe"), ("full", "probe")
-ASKED = ("all-r8", "full"), ("qv-r8", "full"), LONGER, SECOND, *PROBE
+ASKED = ("all-r8", "full"), ("qv-r8", "full"), LONGER, *PROBE
 VARIANTS = *RANKS, FEWER, *PLACES, *RELATIVES, *STARTS
 EQUAL = "equal for practical purposes (within 3 points)"
 
@@ -47,7 +46,7 @@ EQUAL = "equal for practical purposes (within 3 points)"
 def test_the_verdicts_of_both_tables(lora):
     first, second = (lora.pairs({str(pair): pair for pair in asked}) for asked in (ASKED, VARIANTS))
     unclear, equal = "no clear difference", EQUAL.partition(" (")[0]
-    assert [row[-1] for row in first.rows] == [*[unclear] * 2, *[equal] * 2, *["better"] * 2]
+    assert [row[-1] for row in first.rows] == [*[unclear] * 2, equal, *["better"] * 2]
     assert [row[-1] for row in second.rows] == [*[equal] * 8, *[unclear] * 3]
     assert printed(PAGE, r"Holm's adjustment for (\d+) comparisons") == (str(len(first.rows)),)
     assert printed(PAGE, r"As above, with (\d+) comparisons") == (str(len(second.rows)),)
@@ -68,8 +67,7 @@ def test_what_was_trained_and_tested(lora, every):
     batch, *_, seen = re.search(r"batches of (\d+); 300 steps are (\S+) of the ([\d,]+) training", card).groups()
     passes = 300 * int(batch) / int(seen.replace(",", ""))
     said(PAGE, f"two classes: 300 steps of {batch} sentences ({passes:.2f} of a pass), three seeds, every learning "
-               "rate tuned (after 600 steps two of full fine-tuning's tie), "  # the test of the close choice
-               f"{sentences:,} test sentences. LoRA has $r=8$ unless said")  # fmt: skip
+               f"rate tuned, {sentences:,} test sentences. LoRA has $r=8$ unless said")  # fmt: skip
     said(PAGE, "We set $\\alpha=2r$, and tune the rate")
     searched = {arm for arm in arms if not arm.endswith("600 steps")}
     assert not any(once_beside(every, arm) for arm in searched)
@@ -80,7 +78,7 @@ def test_what_was_trained_and_tested(lora, every):
 def test_the_margin_is_half_of_what_there_is_to_gain(lora):
     gain = lora.difference("full", "probe")
     assert round(100 * gain.value) == 2 * round(100 * MARGIN)
-    said(PAGE, f"Full fine-tuning is {100 * gain.value:.0f} points ahead of it: room for a method to fall short.")
+    said(PAGE, f"Full fine-tuning is {100 * gain.value:.0f} points ahead of it.")
     card = (DATA / "evidence" / "lora.md").read_text(encoding="utf-8")
     (every,) = re.search(r"of the ([\d,]+) training sentences", card).groups()
     assert len(load_task("film", "two").data["train"]) == int(every.replace(",", ""))
@@ -92,31 +90,30 @@ def test_all_linear_is_in_the_blocks(lora):
     assert methods.trainable(ours) == lora.parameters("all-r8") == 6 * 8 * (4 * (384 + 384) + 2 * (384 + 1536)) + 770
     trained = [name for name, p in ours.named_parameters() if p.requires_grad and "classifier" not in name]
     assert all(".layer." in name for name in trained)
-    said(PAGE, "all linear means in the blocks.")
 
 
 def test_between_lora_and_full_fine_tuning_there_is_no_clear_difference(lora):
-    everywhere, found, longer, second = (-lora.difference(*pair) for pair in (*ASKED[:2], LONGER, SECOND))
+    everywhere, found, longer = (-lora.difference(*pair) for pair in (*ASKED[:2], LONGER))
     assert everywhere.verdict == "no clear difference" and everywhere.value > 0
     behind = everywhere.in_points()[1:].replace("+", "").replace(" (", " points behind full fine-tuning (")
     said(PAGE, f"No clear difference: on all linear layers LoRA is {behind}.")
     said(PAGE, f"After 300 steps LoRA on all linear layers is {behind}, no clear difference")
     said(PAGE, "What we do not know: whether this holds for larger models and harder tasks")
-    assert found.low > 0 and str(longer) == str(second) == EQUAL
-    assert {lora.steps(arm) for arm in (*LONGER, *SECOND)} == {600}
-    said(PAGE, "It may be behind full fine-tuning after 300 steps; after 600 it is equal.")
-    assert (lora.rate(SECOND[1]), lora.rate(LONGER[1])) == (1e-4, 3e-5)  # how near the two are: the next test
+    assert found.low > 0 and str(longer) == EQUAL
+    assert {lora.steps(arm) for arm in LONGER} == {600}
+    said(PAGE, "It may be behind full fine-tuning after 300 steps; after 600 it equals it.")
     assert round(1e3 * lora.parameters("qv-r8") / lora.parameters("full")) == 3
     said(PAGE, "LoRA on query and value trains 0.3 % of the parameters")
 
 
-def test_the_rate_of_full_fine_tuning_at_600_steps_was_a_close_choice(lora, every):
-    rates = [lora.rate(LONGER[1]), lora.rate(SECOND[1])]
-    assert tied(lora, LONGER[1].partition(",")[0], 600) == rates == [3e-5, every.rate("full")] == [3e-5, 1e-4]
+def test_at_either_tied_rate_of_full_fine_tuning_at_600_steps_lora_is_equal(lora, every):
+    rates = [lora.rate(TIED[1]), lora.rate(LONGER[1])]
+    assert tied(lora, TIED[1].partition(",")[0], 600) == rates == [3e-5, every.rate("full")] == [3e-5, 1e-4]
     assert tied(every, "full", 600) == rates  # searched anew with the other methods
-    for rate, pair in (("3e-5", LONGER), ("1e-4", SECOND)):  # as the table names its rows
-        row = rf"query and value − full at {rate}, both 600 steps +([\d.]+) +([\d.]+)"
-        assert printed(PAGE, row) == tuple(f"{lora.accuracy(arm).value:.4f}" for arm in pair)
+    assert str(lora.difference(*TIED)) == str(lora.difference(*LONGER)) == EQUAL
+    assert lora.accuracy(LONGER[1]).value > lora.accuracy(TIED[1]).value, "the stricter one stands in the table"
+    row = r"query and value − full fine-tuning, 600 steps +([\d.]+) +([\d.]+)"
+    assert printed(PAGE, row) == tuple(f"{lora.accuracy(arm).value:.4f}" for arm in LONGER)
 
 
 def test_it_is_ahead_of_a_linear_probe(lora):
@@ -130,7 +127,7 @@ def test_ranks_and_places_are_equal_for_practical_purposes(lora):
     said(PAGE, "Place and rank matter little here. Ranks 1 and 64 equal rank 8.")
     assert all(lora.parameters(arm) == pytest.approx(330_000, rel=0.03) for pair in PLACES for arm in pair)
     assert lora.parameters("qv-r8") < lora.parameters("all-r8") / 4
-    said(PAGE, "Attention or the MLP at equal size, and query and value at under a quarter, equal all linear")
+    said(PAGE, "Attention alone, the MLP alone, and query and value equal all linear layers")
 
 
 def test_relatives_of_lora_bring_no_gain(lora):
@@ -145,12 +142,9 @@ def test_its_best_learning_rate_is_ten_times_that_of_full_fine_tuning_or_more(lo
     pairs = *((arm, "full") for arm in (*ranks, "all-r8", "attention-r18", "mlp-r14")), LONGER
     assert not any(once_beside(every, arm) for arm in ("full", *ranks))  # the rates beside the best have all seeds
     assert min(lora.rate(one) / lora.rate(full) for one, full in pairs) == pytest.approx(10)
-    card = (DATA / "evidence" / "lora.md").read_text(encoding="utf-8")
-    (batch,) = re.search(r"batches of (\d+); 300 steps", card).groups()
-    said(PAGE, f"In batches of {batch} LoRA's best is at least ten times full fine-tuning's.")
+    said(PAGE, "LoRA's best is at least ten times full fine-tuning's.")
     assert lora.rate("all-r8") / lora.rate("full") == pytest.approx(10)
-    said(PAGE, "$r=8$, $\\alpha=2r$ and, as Schulman et al. find too, about ten times the learning rate of full "
-               "fine-tuning")  # fmt: skip
+    said(PAGE, "$r=8$, $\\alpha=2r$ and about ten times full fine-tuning's learning rate, as Schulman et al. find too")
 
 
 def test_what_a_step_costs_is_what_was_measured():
@@ -161,10 +155,8 @@ def test_what_a_step_costs_is_what_was_measured():
     n, N = lora.trained + lora.head, full.trained + full.head + lora.trained
     states = lora.weights + lora.gradients + lora.optimizer
     assert f"{(4 * N + 12 * n) / 1e6:.0f}" == f"{states / 1e6:.0f}"
-    assert full.activations > everywhere.activations > 0.99 * full.activations
     assert full.activations > lora.activations > 0.7 * full.activations
-    said(PAGE, "Most activations stay: the gradient passes through every frozen block. On all linear layers $A$ "
-               "also needs each layer's input, so nearly all stay.")  # fmt: skip
+    said(PAGE, "Most activations stay, for the gradient passes through every frozen block.")
     assert lora.peak < everywhere.peak  # that they are equal in accuracy: `FEWER`
     said(PAGE, "here query and value equal these with less memory.")
     said(PAGE, f"On query and value a step is {1 / lora.step_ratio:.1f} times as fast: only")
@@ -173,7 +165,7 @@ def test_what_a_step_costs_is_what_was_measured():
     said(PAGE, "Now MiniLM, six times smaller")
     embeddings = sum(p.numel() for name, p in load_encoder("minilm")[0].named_parameters() if "embeddings" in name)
     assert round(embeddings / full.trained, 1) == 0.5
-    said(PAGE, "Half of MiniLM's parameters are embeddings, so neither factor carries over to other models or GPUs")
+    said(PAGE, "Half of MiniLM's parameters are embeddings: neither factor carries over to other models or GPUs")
     assert {(row.device, row.threads) for row in (full, lora, everywhere)} == {("AMD EPYC", 1)}
     said(PAGE, "for one step of MiniLM on 16 sentences on one CPU thread")
 
@@ -204,16 +196,6 @@ def test_a_gets_its_first_gradient_in_the_second_step():
     assert steps[0][2] == 0 < min(steps[0][3], *steps[1])
     said(PAGE, f"the loss of a batch falls from {steps[0][0]:.1f} to {steps[-1][0]:.1f}")
     said(PAGE, "in five steps, and each loss is section 1's")
-    model, words = load_decoder("smollm2")
-    tokens = model.config.vocab_size
-    said(PAGE, f"The loss starts near an even guess over all {tokens:,} tokens ({math.log(tokens):.1f}), for the model "
-               "would rather say Positive.")  # fmt: skip
-    assert abs(steps[0][0] - math.log(tokens)) < 0.5
-    task = load_task("film", "five").short(8)
-    assert {len(words(f" {label}").input_ids) for label in task.labels} == {1}
-    prompt = words(task.prompt(task.data["train"][0]["text"]), return_tensors="pt")
-    with torch.no_grad():
-        assert words.decode(model(**prompt).logits[0, -1].argmax()) == " Positive"
 
 
 def test_my_own_loop_does_what_the_library_did():
@@ -229,8 +211,8 @@ def test_what_bfloat16_lets_vanish():
         way = torch.nextafter(W, torch.full_like(W, nowhere)).float() - W.float()
         less, more = ((W.float() + share * way / 2).bfloat16() == W for share in (0.999, 1.001))
         assert less.all() and not more.any()
-    said(PAGE, "bfloat16 keeps eight binary digits. An entry of the update that is smaller than half the way to the "
-               "next number vanishes in the sum")  # fmt: skip
+    said(PAGE, "bfloat16 keeps eight binary digits: an entry of the update below half the distance to the next "
+               "number vanishes in the sum")  # fmt: skip
 
 
 def test_what_merging_costs_is_what_was_measured():
@@ -243,10 +225,9 @@ def test_what_merging_costs_is_what_was_measured():
     said(PAGE, f"On the bfloat16 base it moves the logits by {half}, a thirtieth as far as the adapter does ({away})")
     assert float(single) < 1e-5 and round(float(away) / float(half), -1) == 30
     (stay,) = printed(PAGE, r"(\d+)% of the entries stay as they were")
-    said(PAGE, f"In this run {stay} % of the entries stay as they were, the smallest beside their weights: merging "
-               "drops this part of the update and rounds the rest")  # fmt: skip
-    said(PAGE, f"on a bfloat16 base {stay} % of the update's entries vanished in the sum, and no grade changed in our "
-               "run")  # fmt: skip
+    said(PAGE, f"In this run {stay} % of the entries stay as they were: merging drops this part of the update and "
+               "rounds the rest")  # fmt: skip
+    said(PAGE, f"on a bfloat16 base {stay} % of the update's entries vanished in our run, and no grade changed")
 
 
 def test_the_cut_updates_are_told_as_they_are():
@@ -254,13 +235,12 @@ def test_the_cut_updates_are_told_as_they_are():
     said(PAGE, f"rank 2 gives {table[2][0]}, the whole update {table[384][0]}")
     assert float(table[0][0]) < float(table[1][0]) < float(table[384][0]) <= min(float(table[r][0]) for r in (2, 8))
     said(PAGE, "with two directions of 384 in each matrix we see no loss on 200 sentences")
-    said(PAGE, f"At $r=0$, with the blocks' matrices as before training, it is {table[0][0]}")
     true, shuffled, noise = printed(
         PAGE, r"Rank 8 keeps (\d+)% \(true labels\), (\d+)% \(shuffled labels\), (\d+)% \(random matrices\)"
     )
     assert true == table[8][1]
     said(PAGE, f"Rank 8 keeps {true} % of the update")
-    said(PAGE, f"yet it still keeps {shuffled} %, of a random matrix about {noise} %")
+    said(PAGE, f"and {shuffled} % with shuffled labels, where there is nothing to learn")
     squares = torch.linalg.svdvals(torch.randn(384, 384, generator=torch.Generator().manual_seed(0))) ** 2
     assert f"{100 * squares[:8].sum() / squares.sum():.0f}" == noise
     said(PAGE, "the cut one does")
