@@ -77,10 +77,14 @@ def one_block(x: Sequence[float], back: Sequence[float], levels: Sequence[float]
     beside.set_yticks([levels.min(), 0, levels.max()], ["−absmax", "0", "absmax"])
     beside.tick_params(length=0)
     beside.spines["right"].set_visible(False)
-    top = np.abs(x).argmax()
-    ax.annotate("the largest weight sets the scale", (places[top], x[top]), xytext=(7, -3), textcoords="offset points",
-                ha="left", va="top", fontsize=9, color=LINE)  # fmt: skip
-    ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2)
+    top, far = np.abs(x).argmax(), np.abs((back - x) * x).argmax()
+    ends = (("weight", x, 0), ("comes back as", back, 2))  # of a long line far out, where there is room
+    for text, at, place, colour, side in (
+        ("the largest weight", x[top], places[top], LINE, 0),
+        *((name, y[far], places[far], COLOURS[i], 4 * np.sign(y[far] - (x + back)[far] / 2)) for name, y, i in ends),
+    ):
+        ax.annotate(text, (place, at), xytext=(7, side), textcoords="offset points", ha="left", va="center_baseline",
+                    fontsize=9, color=colour)  # fmt: skip
     says(ax, f"{len(levels)} levels from {levels.min():.3g} to {levels.max():.3g}, a line each")
     return ax
 
