@@ -17,8 +17,10 @@ The learning rate is not scaled: n processes train like one with n times the bat
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import nullcontext
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,7 @@ from coursekit.training import identity
 from coursekit.training.checkpoint import Checkpoints, own_folder
 from coursekit.training.checks import check_batch_size, check_settings, not_finite, trained_parameters
 from coursekit.training.history import History
-from coursekit.training.model_modes import half_precision, interrupt_between_steps, training_mode
+from coursekit.training.model_modes import half_precision, training_mode
 from coursekit.training.objective import Objective
 from coursekit.training.optimizers import MakeOptimizer, make_optimizer, schedule
 from coursekit.training.order import Order, mix, seed_everything
@@ -104,7 +106,7 @@ def fit(
     with (
         identity.started(model, folder) as start,
         training_mode(model, trained.values(), recompute=activation_checkpointing),
-        interrupt_between_steps() as interrupted,
+        _interrupt_between_steps() as interrupted,
     ):
         optim = make_optimizer(optimizer, trained.values(), lr, weight_decay)
         update = Update(model, trained, optim, objective, clip, half)
@@ -153,3 +155,25 @@ def fit(
                     raise KeyboardInterrupt
             checkpoints.save(history)
     return history
+
+
+@contextmanager
+def _interrupt_between_steps() -> Iterator[Callable[[], bool]]:
+    r"""Ctrl-C waits for the end of the step, so that no update is half done; a second one does not wait."""
+    asked = False
+
+    def handler(number: int, frame: Any) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+
+    # Only the main thread may set a handler, and only there does Ctrl-C arrive.
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        yield lambda: asked
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,5 +1,4 @@
-r"""How a model is set while it trains: its mode, its precision, no cache, activations stored or recomputed, Ctrl-C
-between two steps, never within one.
+r"""How a model is set while it trains: its mode, its precision, no cache, activations stored or recomputed.
 
 Trainable parameters in half precision are held in float32 meanwhile (master weights), and autocast does the arithmetic
 in the model's own precision. A float16 model always computes under autocast, with a scaled loss, because its range is
@@ -8,9 +7,7 @@ small. An adapter in float32 on a bfloat16 base needs neither: the method decide
 
 from __future__ import annotations
 
-import signal
-import threading
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -97,25 +94,3 @@ def master_weights(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
         for parameter, dtype in before.items():
             parameter.grad = None
             parameter.data = parameter.data.to(dtype)
-
-
-@contextmanager
-def interrupt_between_steps() -> Iterator[Callable[[], bool]]:
-    r"""Ctrl-C waits for the end of the step, so that no update is half done; a second one does not wait."""
-    asked = False
-
-    def handler(number: int, frame: Any) -> None:
-        nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = True
-
-    # Only the main thread may set a handler, and only there does Ctrl-C arrive.
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    before = signal.signal(signal.SIGINT, handler)
-    try:
-        yield lambda: asked
-    finally:
-        signal.signal(signal.SIGINT, before)
