@@ -50,7 +50,7 @@ def hints(notebook: Path) -> dict[str, list[str]]:
     found = {}
     for cell in nbformat.read(notebook, as_version=4).cells:
         if cell.cell_type == "markdown" and (told := re.search(r"^`([\w-]+)` ·", cell.source, re.MULTILINE)):
-            fold = r"<summary>Hint \d+</summary>\s*(.*?)\s*</details>"
+            fold = r"<summary>Hint(?: \d+)?</summary>\s*(.*?)\s*</details>"
             found[told[1]] = re.findall(fold, cell.source, re.DOTALL)
     return found
 
