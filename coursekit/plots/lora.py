@@ -3,6 +3,7 @@ r"""The pictures of LoRA: its data flow, and how much of an update a low rank ke
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -88,5 +89,32 @@ def kept_by_rank(curves: Mapping[str, Sequence[float]], r: int) -> Axes:
     ax.xaxis.set_major_formatter("{x:g}")
     ax.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
     ax.set_xlabel(f"rank r that is kept, of {len(shares)}")
+    ax.set_ylabel("share of the squared norm kept")
+    return ax
+
+
+def rank_for_half(curves: Mapping[str, Sequence[float]], half: Mapping[str, int]) -> Axes:
+    r"""Share of the squared norm that the nearest matrix of rank 1, 2, … keeps, with a dot where it gets to a half.
+
+    curves: a matrix's name -> shares from 0 to 1, the first at rank 1. half: its name -> the rank that keeps a half.
+    """
+    ax = axes(figsize=(7.0, 3.2))
+    looks = cycle((dict(color=COLOURS[0], linewidth=3, alpha=0.5), dict(color="#444444", linestyle=":"),
+                   dict(color=COLOURS[2]), dict(color=COLOURS[1])))  # fmt: skip
+    places = cycle((dict(xytext=(-7, 7), ha="right"), dict(xytext=(7, -14), va="top")))  # beside each other's dot
+    for (name, shares), look, place in zip(curves.items(), looks, places, strict=False):
+        rank = half[name]
+        ax.plot(range(1, len(shares) + 1), shares, label=name, **look)
+        ax.plot(rank, shares[rank - 1], "o", color=look["color"], markersize=5)
+        ax.annotate(f"{name}: rank {rank}", (rank, shares[rank - 1]), textcoords="offset points", fontsize=9,
+                    color=look["color"], **place)  # fmt: skip
+    ax.axhline(0.5, color="grey", linestyle="--", linewidth=1, zorder=0)
+    ax.annotate("half", (1, 0.5), xycoords=ax.get_yaxis_transform(), xytext=(-2, 3), textcoords="offset points",
+                ha="right", fontsize=9, color="#666666")  # fmt: skip
+    says(ax, "half is kept at rank: " + ", ".join(f"{name} {rank}" for name, rank in half.items()))
+    ax.set_xscale("log", base=2)
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
+    ax.set_xlabel(f"rank that is kept, of {len(shares)}")
     ax.set_ylabel("share of the squared norm kept")
     return ax

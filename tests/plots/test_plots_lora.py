@@ -46,6 +46,16 @@ def test_what_a_rank_keeps_is_marked_and_said():
     assert "at r = 2: true labels 90%, shuffled labels 80%, random matrices 40%" in said and "of 3, log scale" in said
 
 
+def test_the_rank_that_keeps_a_half_is_marked_and_said():
+    ax = plots.rank_for_half({"noise": [0.2, 0.5, 1.0], "a product": [0.9, 1.0, 1.0]}, {"noise": 2, "a product": 1})
+    curves = {line.get_label(): line.get_xydata().tolist() for line in ax.lines if len(line.get_xdata()) == 3}
+    assert curves == {"noise": [[1, 0.2], [2, 0.5], [3, 1.0]], "a product": [[1, 0.9], [2, 1.0], [3, 1.0]]}
+    marked = [line.get_xydata().tolist() for line in ax.lines if len(line.get_xdata()) == 1]
+    assert marked == [[[2, 0.5]], [[1, 0.9]]] and ax.get_xscale() == "log"
+    assert [text.get_text() for text in ax.texts] == ["noise: rank 2", "a product: rank 1", "half"]
+    assert "half is kept at rank: noise 2, a product 1" in describe(ax.figure)
+
+
 def test_the_chosen_learning_rate_has_a_ring_and_one_seed_a_hollow_point():
     curves = {"full": {1e-4: 0.8, 1e-5: 0.6, 1e-3: 0.9}, "LoRA": {1e-3: 0.7, 1e-2: 0.9}}
     ax = by_learning_rate(curves, {"full": [1e-3], "LoRA": []})
