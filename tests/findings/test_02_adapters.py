@@ -34,14 +34,14 @@ def test_the_best_adapter_beside_full_fine_tuning_and_the_fair_baseline(film):
     (lost, around), (more, wide) = (run.in_points().replace("+", "")[:-1].split(" (") for run in (longer, also))
     share = f"{100 * film.parameters('pfeiffer') / film.parameters('full'):.1f} %"
     said(PAGE, f"After 600 steps Pfeiffer's adapter, {share} of the parameters, equals full fine-tuning for practical "
-               f"purposes: {lost} points behind ({around}), or {more} ({wide}). Two rates of full fine-tuning tie on "
-               "validation.")  # fmt: skip
-    said(PAGE, "Fewer steps leave it open. After 300 there is no clear difference.")
+               f"purposes: it is {lost} points behind ({around}). At full fine-tuning's other rate, tied on "
+               f"validation, it is {more} behind ({wide}), and still equal.")  # fmt: skip
+    said(PAGE, "After 300 steps there is no clear difference.")
     said(PAGE, f"On MiniLM and film sentences Pfeiffer's adapter, {share} of the parameters, equals full fine-tuning "
                "for practical purposes after 600 steps.")  # fmt: skip
     for task in (results.read("product"), results.read("source")):
         assert task.difference("pfeiffer", "full").verdict == longer.verdict
-    said(PAGE, "On two more tasks the two are equal (notebook 10).")
+    said(PAGE, "On two more tasks the adapter equals full fine-tuning (notebook 10).")
     said("10_which_method", "On two more tasks LoRA, (IA)³, Pfeiffer adapters and Compacter are within 3 points of it")
     said(PAGE, "Not measured: larger models.")
     said(PAGE, f"trains {share} of the parameters")
@@ -61,7 +61,7 @@ def test_the_residual(film):
     loss = tenths(found).removeprefix("worse by ")
     assert found.verdict == "worse"
     assert film.steps("narrow") == film.steps("houlsby r=16 without") == 300
-    said(PAGE, f"From such a small start training does not repair it. After 300 steps on MiniLM, Houlsby's adapter "
+    said(PAGE, f"Training does not repair it: after 300 steps on MiniLM, Houlsby's adapter "
                f"without its residual is worse by {loss} than with it")  # fmt: skip
 
 
@@ -70,7 +70,7 @@ def test_the_place(film):
     assert (lin.verdict, parallel.verdict) == ("equal for practical purposes",) * 2
     assert houlsby.verdict == "no clear difference"
     said(PAGE, "No place is clearly better than Pfeiffer's. Lin's and the parallel adapter equal it for practical "
-               "purposes; Houlsby's shows no clear difference.")  # fmt: skip
+               "purposes.")  # fmt: skip
     said(PAGE, "No other place is clearly better than Pfeiffer's")
     sizes = [film.parameters(arm) for arm in ("pfeiffer", "lin", "parallel", "houlsby r=8")]
     assert max(sizes) < 1.07 * min(sizes)
@@ -83,8 +83,9 @@ def test_adapter_drop(film):
     lost = tenths(film.difference("drop 4", "pfeiffer")).removeprefix("worse by ")
     assert film.difference("drop 4", "probe").verdict == "equal for practical purposes"
     said(PAGE, f"Dropping four of six adapters costs {lost}.")
-    said(PAGE, f"dropping four of six costs {lost.partition(' (')[0]}.")
-    assert "No place stands out; with four of six adapters dropped, little more than the probe" in outputs(
+    said(PAGE, f"Dropping four of six saves training time, and costs {lost.partition(' (')[0]}.")
+    assert film.difference("drop 4", "full").verdict == "worse"
+    assert "Adapters in any place come close to full fine-tuning (red); with four of six dropped" in outputs(
         "text/markdown")  # fmt: skip
 
 
@@ -92,8 +93,7 @@ def test_on_smollm2_beside_the_fitted_threshold():
     decoder = results.read("decoder")
     found = decoder.difference("pfeiffer", "untrained, fitted threshold")
     sentences = len(decoder.scores("pfeiffer")[0])
-    said(PAGE, f"Stored runs on {sentences} can: after {decoder.steps('pfeiffer')} steps the adapters are {found} than "
-               "the fitted threshold")  # fmt: skip
+    said(PAGE, f"Stored runs on {sentences} can: after {decoder.steps('pfeiffer')} steps the adapters are {found}")
 
 
 def compared(film: results.Results) -> dict[str, Difference]:
@@ -102,7 +102,7 @@ def compared(film: results.Results) -> dict[str, Difference]:
     longer = f"{best}, 600 steps", "full, 600 steps"
     asked = [longer, (best, "full"), (thin, "probe"), *((arm, best) for arm in ("lin", "parallel", "houlsby r=8"))]
     asked.append(("drop 4", best))
-    return film.paired({str(pair): pair for pair in asked} | {"tied": film.at("full", 1e-4).difference(*longer)})
+    return film.paired({"tied": film.at("full", 1e-4).difference(*longer)} | {str(pair): pair for pair in asked})
 
 
 def test_every_verdict_of_the_text_is_one_of_the_table(film):
@@ -117,7 +117,7 @@ def test_every_verdict_of_the_text_is_one_of_the_table(film):
 def test_the_setting(film):
     six = 6 * (2 * 16 * 384 + 16 + 384)
     assert (film.parameters("head"), film.parameters("pfeiffer")) == (2 * 384 + 2, six + 2 * 384 + 2)  # no pooler
-    said(PAGE, "a layer that its checkpoint never trained; only full fine-tuning trains it")
+    said(PAGE, "MiniLM's pooler, a layer that only full fine-tuning trains")
     card = (ROOT / "data" / "evidence" / "adapters.md").read_text(encoding="utf-8")
     assert "A preliminary arm lacks a part of its search, its seeds or its longer runs." in card
     assert all(len(film.scores(arm)) == 3 for arm in ("pfeiffer", "full", "drop 4", "narrow"))
@@ -171,8 +171,8 @@ def test_untrained_adapters_are_told_as_they_are():
     names = ("none", "small start", "large start", r"A\(h\) alone")
     none, small, large, alone = printed(PAGE, ", ".join(rf"'{name}': ([\d.]+)" for name in names))
     assert abs(float(none) - float(small)) < 0.11
-    said(PAGE, f"A small start leaves the loss at {small} nats, where the model without adapters has {none}")
-    said(PAGE, f"PyTorch's start raises it to {large} in this draw.")
+    said(PAGE, f"A small start leaves the loss at {small} nats, close to the bare model's {none}; PyTorch's start "
+               f"raises it to {large}.")  # fmt: skip
     assert float(alone) > 2 * math.log(49_152)  # a blind guess over SmolLM2's vocabulary
     said(PAGE, f"where guessing evenly costs {math.log(49_152):.1f}")
     said(PAGE, f"Without the residual it is {alone}")
@@ -187,13 +187,11 @@ def costs(name: str) -> dict[str, float]:
 
 
 def test_the_costs_are_told_as_they_are():
-    full, houlsby, pfeiffer = (costs(name) for name in ("full fine-tuning", "Houlsby, r = 64", "Pfeiffer, r = 16"))
+    full, pfeiffer = (costs(name) for name in ("full fine-tuning", "Pfeiffer, r = 16"))
     said(PAGE, f"trains {100 * pfeiffer['trained'] / full['trained']:.1f} % of the parameters")
     said(PAGE, f"{pfeiffer['adam']:.1f} MB for gradient and Adam instead of {full['adam']:.0f}")
     said(PAGE, f"a file of {pfeiffer['file']:.1f} MB for each task instead of {full['file']:.0f}")
     assert 100 * pfeiffer["trained"] / 6 / (12 * 384**2) == pytest.approx(pfeiffer["multiplications"], abs=0.1)
-    least, most = (adapter["multiplications"] for adapter in (pfeiffer, houlsby))
-    said(PAGE, f"in a block {least} % more multiplications for Pfeiffer's ($r=16$), {most} % for Houlsby's ($r=64$)")
 
 
 def test_the_times_are_told_as_they_are():
@@ -206,9 +204,8 @@ def test_the_times_are_told_as_they_are():
 def test_two_domains_are_told_as_they_are():
     row = r" adapter +(0\.\d+) \((0\.\d+)–(0\.\d+), n=160\) +(0\.\d+)"
     rows = [[float(number) for number in printed(PAGE, name + row)] for name in ("film", "tweet")]
-    (one, low, high, film), (other, _, _, tweet) = rows
+    film, tweet = (row[-1] for row in rows)
     _, label = printed(PAGE, r"one label always +(0\.\d+) +(0\.\d+)")
-    assert film < float(label) < tweet and other < one
+    assert film < float(label) < tweet
     said(PAGE, f"In this run of 30 steps the film adapter reaches {film:.2f} on tweets, worse than one label always "
-               f"({label}). On film the tweet adapter's {other:.2f} is near the film adapter's {one:.2f}.")  # fmt: skip
-    assert low < other < high
+               f"({label}).")  # fmt: skip
