@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator
 from torch import Tensor
 
 from coursekit.plots.alt import says
-from coursekit.plots.common import COLOURS, LINE, TRAINED, arrow, axes, box, without_axes
+from coursekit.plots.common import COLOURS, LINE, TRAINED, arrow, axes, box, name_lines, without_axes
 
 _SOFT_PROMPTS = ("prompt tuning", "P-tuning", "prefix tuning", "LLaMA-Adapter")
 
@@ -115,34 +116,24 @@ def gated_block() -> Axes:
     return without_axes(ax, (-0.4, 10.2), (-0.9, 3.5))
 
 
-def first_steps(
-    losses: Mapping[str, Sequence[Sequence[float]]],
-    every: int = 5,
-    *,
-    named: Mapping[str, tuple[float, float]] | None = None,
-) -> Axes:
+def first_steps(losses: Mapping[str, Sequence[Sequence[float]]], every: int = 5) -> Axes:
     r"""Training loss over the first steps: the mean over the seeds, between the lowest and the highest of them.
 
     losses: label -> one list of losses a seed. every: so many steps in a row are one point, their mean at their middle.
-    named: each label of `losses`, in their order -> where its name stands, in steps and nats; there is no legend then.
     """
     ax = axes()
     for label, runs in losses.items():
         length = min(map(len, runs)) // every * every
         values = np.array([run[:length] for run in runs]).reshape(len(runs), -1, every).mean(axis=2)
         steps = np.arange(values.shape[1]) * every + (every + 1) / 2
-        seeds = "one seed" if len(runs) == 1 else f"mean of {len(runs)} seeds"
-        (line,) = ax.plot(steps, values.mean(axis=0), label=f"{label}, {seeds}", linewidth=1.4)
+        (line,) = ax.plot(steps, values.mean(axis=0), label=label, linewidth=1.4)
         ax.fill_between(steps, values.min(axis=0), values.max(axis=0), color=line.get_color(), alpha=0.18, linewidth=0)
-    ax.axhline(np.log(2), color="grey", linestyle=":", linewidth=1, label="a coin between two words")
-    ax.set_ylim(0)
-    ax.set_xlabel("step")
+    ends = [min(line.get_xdata()[0] for line in ax.lines), max(line.get_xdata()[-1] for line in ax.lines)]
+    ax.plot(ends, [np.log(2)] * 2, color="grey", linestyle=":", linewidth=1, label="a coin")
+    ax.set_yscale("log")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.minorticks_off()
+    ax.set_xlabel(f"step (lines: means of {every} steps; bands: from seed to seed)")
     ax.set_ylabel("training loss (nats)")
-    if named is not None:
-        for (label, at), line in zip(named.items(), ax.lines, strict=False):  # the last line is the coin's
-            ax.text(*at, label, color=line.get_color(), fontsize=9)
-        ax.annotate("a coin", (1, np.log(2)), xytext=(4, 0), xycoords=("axes fraction", "data"), va="center",
-                    textcoords="offset points", color="grey", fontsize=9, annotation_clip=False)  # fmt: skip
-        return ax
-    ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, fontsize=8)
-    return ax
+    return name_lines(ax)
