@@ -124,28 +124,32 @@ def gates(
 
 
 def differences(
-    found: Mapping[str, Any], families: Mapping[str, str], label: str, *, margin: float, left: float | None = None,
-    filled: Collection[str] = ("better", "worse"), numbers: bool = True, reference: str = "",
+    found: Mapping[str, Any], families: Mapping[str, str] | None, label: str, *, margin: float,
+    left: float | None = None, filled: Collection[str] = ("better", "worse"), numbers: bool = True, reference: str = "",
 ) -> Axes:  # fmt: skip
     r"""Differences to one reference in points, a row for each method.
 
     found: method -> `experiments.intervals.Difference`, in the order of the rows. families: method -> one of
-    `FAMILIES`. margin: in points, what would not matter: a band. left: where the axis begins, in points; what lies
-    farther out is an arrow at the edge. filled: the verdicts that are clear; a mark of any other is hollow. numbers:
-    they stand in the margin; without them rows are lower, for many methods. reference: its name, over the line at 0.
+    `FAMILIES`, or None: one colour for all. margin: in points, what would not matter: a band. left: where the axis
+    begins, in points; what lies farther out is an arrow at the edge. filled: the verdicts that are clear; a mark of any
+    other is hollow. numbers: they stand in the margin; without them rows are lower, for many methods. reference: its
+    name, over the line at 0.
     """
     ax = axes(figsize=(8.4, 1.3 + 0.25 * len(found)) if numbers else (7.0, 1.3 + 0.19 * len(found)))
     names = list(found)
     told = {name: one.verdict in filled for name, one in found.items()}
+    alike = families is None
+    families = dict.fromkeys(found, "reparameterised") if families is None else families
     for family, colour in FAMILIES.items():
         for clear in (True, False):
             rows = [i for i, name in enumerate(names) if families[name] == family and told[name] == clear]
             if not rows:
                 continue
+            words = ([] if alike else [family]) + ([] if clear else ["not clear"])
             values, ends = whiskers([found[names[i]] for i in rows], 100)
             ax.errorbar(
                 values, rows, xerr=ends, fmt="o", color=colour, markerfacecolor=colour if clear else "white",
-                markersize=5, capsize=2, elinewidth=0.9, label=family if clear else f"{family}, not clear",
+                markersize=5, capsize=2, elinewidth=0.9, label=", ".join(words) or "clear",
             )  # fmt: skip
     ax.axvspan(-margin, margin, color="#e9eaec", zorder=-1)
     if left is not None:

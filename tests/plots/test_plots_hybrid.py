@@ -112,6 +112,14 @@ def test_which_verdicts_are_filled_is_for_the_caller_to_say():
     np.testing.assert_allclose(drawn["hybrid, not clear"].get_xydata(), [[-1, 1]])
 
 
+def test_without_families_all_have_one_colour_and_no_legend():
+    found = {"worse": Difference(-0.05, -0.06, -0.04, p=0.01), "unclear": Difference(-0.01, -0.05, 0.03, p=0.4)}
+    ax = plots_hybrid.differences(found, None, "points", margin=3)
+    drawn = {container.get_label(): container.lines[0] for container in ax.containers}
+    assert set(drawn) == {"clear", "not clear"} and len({line.get_color() for line in drawn.values()}) == 1
+    assert ax.get_legend() is None
+
+
 def test_what_lies_left_of_the_axis_is_an_arrow_at_its_edge():
     found = {"near": Difference(-0.01, -0.02, 0.0, p=0.4), "far": Difference(-0.2, -0.3, -0.1, p=0.01)}
     ax = plots_hybrid.differences(
