@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from coursekit.plots.alt import says
-from coursekit.plots.common import COLOURS, axes
+from coursekit.plots.common import COLOURS, axes, name_lines
 
 
 def rounded_back(share: Float[Tensor, " weights"]) -> Axes:
@@ -50,16 +50,10 @@ def comes_through(found: Mapping[str, Mapping[float, float]]) -> Axes:
     colours = (COLOURS[1], COLOURS[0], *COLOURS[2:])
     for (name, arrived), colour, mark in zip(found.items(), colours, "os^Dvx", strict=False):
         ax.plot(list(arrived), list(arrived.values()), f"{mark}-", color=colour, label=name)
-        (x, y), top = [*arrived.items()][1], max(arrived.values())
-        away = (0, -7) if y > top / 2 else (0, 7)  # on the side where there is room
-        ax.annotate(name, (x, y), xytext=away, textcoords="offset points", color=colour, fontsize=10,
-                    ha="center", va="top" if away[1] < 0 else "bottom")  # fmt: skip
-    for height in (0, 1):
-        ax.axhline(height, color="grey", linestyle="--", linewidth=1, zorder=0)
     ax.set_xscale("log")
     ax.set_xticks(sizes := sorted({size for arrived in found.values() for size in arrived}))
     ax.minorticks_off()
     ax.set_xticklabels(f"{size:g}×" for size in sizes)
     ax.set_xlabel("size of the update, as a multiple of 08's")
     ax.set_ylabel("share of it that arrives")
-    return ax
+    return name_lines(ax)

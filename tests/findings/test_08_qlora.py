@@ -176,8 +176,7 @@ def test_what_the_sum_of_65b_leaves_out():
     said(PAGE, f"all not in four bits goes to fp32 ({more:.0f} GB more in 65B)")
 
 
-def test_why_the_paper_s_bases_are_larger_is_known_in_part():
-    said("08b_seven_billion", "would be 0.52 and 1.05 of it; the rest is unknown")
+def test_where_the_paper_s_bases_are_from():
     said("08b_seven_billion", "The paper's bases (figure 6, as [an issue of bitsandbytes]")
 
 

@@ -21,24 +21,22 @@ def base(size: str) -> float:
 
 def test_the_bill_and_the_paper_s_bases():
     r"""The base, the paper's, the adapter with its states, what is on top at the peak, and the peak."""
-    missed, halves = [], []
+    missed = []
     for size in llama_sizes():
-        bill, theirs, config = qlora_bill(size), claims()[f"figure_{size}"], llama_config(size)
+        bill, theirs = qlora_bill(size), claims()[f"figure_{size}"]
         assert theirs.where == "figure 6, quoted in bitsandbytes#790"
         own = base(size)
         parts = own, theirs.value * memory.MB, bill.states - own, bill.peak - bill.states, bill.peak
         row = tuple(f"{n / GB:.2f}" for n in parts)
         assert printed(PAGE, rf"LLaMA {size} +(\S+) +(\S+) +(\S+) +(\S+) +(\S+)") == row
         missed.append(parts[1] - own)
-        halves.append(2 * 2 * config.vocab_size * config.hidden_size)  # of 32-bit embedding and output layer
-    assert missed == sorted(missed) and all(half < whole for half, whole in zip(halves, missed, strict=True))
+    assert missed[0] > 0 and missed == sorted(missed)
     section_2 = claims()["base_7b"]
     assert abs(claims()["figure_7B"].value - section_2.value) < 3 and section_2.where == "section 2"
     first, last = (f"{missed[i] / GB:.1f}" for i in (0, -1))
     said(PAGE, "The paper's bases (figure 6, as [an issue of bitsandbytes]"
                "(https://github.com/bitsandbytes-foundation/bitsandbytes/issues/790) quotes it) are larger than the "
-               f"sum's, by {first} GB in 7B and {last} in 65B. Embedding and output layer in fp32 would be "
-               f"{halves[0] / GB:.2f} and {halves[-1] / GB:.2f} of it")  # fmt: skip
+               f"sum's, by {first} GB in 7B and {last} in 65B; we do not know why")  # fmt: skip
 
 
 def test_what_the_parts_of_7b_take():
@@ -79,7 +77,7 @@ def test_the_prediction_of_the_gpu_cell_is_for_the_model_that_is_loaded():
     names = {"big": SimpleNamespace(config=MistralConfig()), "beside": RANK_64, "longest": 64, "memory": memory}
     bill = eval(f"memory.predict{call}", names)
     assert bill.optimizer == 0 and bill.weights > qlora_bill("7B").weights, "Mistral is larger than LLaMA 7B"
-    said(PAGE, "No output of a 7B model is stored")
+    said(PAGE, "no output of a 7B model is stored")
     assert 'load_decoder(large_model, quantize="nf4")' in cell, "the course's layers"
     said(PAGE, "A ratio near 1 confirms the sum for the course's layers")
     assert "accumulate=" not in cell and "torch.cuda.max_memory_allocated() - before" in cell
@@ -95,7 +93,7 @@ def test_the_codes_and_the_loss():
     differ, most = printed(PAGE, r"scales (\S+)% differ, by (\d+) at most")
     same, layers = printed(PAGE, r"every 4-bit code is the same in (\d+) of (\d+) layers")
     assert same == layers
-    said(PAGE, f"All {layers} agree; but {differ} % of the scales' 8-bit codes differ")
+    said(PAGE, f"In all {layers}; but {differ} % of the scales' 8-bit codes differ")
     said(PAGE, f"On a CPU all {layers} layers of SmolLM2 have bitsandbytes' 4-bit codes")
     course, theirs, mixed = (
         printed(PAGE, rf"(?m)(\d\.\d+)  {whose}$")[0]
@@ -136,7 +134,7 @@ def test_gradients_and_moments():
                "(tensors below 4,096 numbers stay in fp32)")  # fmt: skip
     steps, off = printed(PAGE, r"after (\d+) steps the 8-bit path is off by (\S+)% of the distance")
     assert steps == "10" and 0.5 < float(off) < 1.5
-    said(PAGE, "In 8 bits they are off by about a hundredth of the distance travelled")
+    said(PAGE, "In 8 bits they are off by about a hundredth of the distance travelled in these ten steps")
     said(PAGE, "its 8-bit Adam is off by about a hundredth of the distance travelled, in ten random steps")
 
 
@@ -149,8 +147,7 @@ def test_what_arrives_of_an_update_and_with_how_much_noise():
     said(PAGE, f"Twenty times: then {nearest[2]} of it arrives at the nearest level, and of 08's own update nothing")
     (share,) = printed("08_qlora", r"the median weight moves (\S+)% of the way to its next level")
     assert 20 * float(share) < 50, "a weight gets there beyond halfway"
-    said(PAGE, "Most weights stay; the slope counts an update by its square, so the large ones decide")
-    said(PAGE, "With your noise nearly all arrives at every size; what points beyond the last level cannot")
+    said(PAGE, "With your noise nearly all arrives at every size")
     times = f"{float(chance[3]):.1f} times the update"
     said(PAGE, f"The price is the noise, {times}; the nearest level has {nearest[3]}, the lost update itself")
     said(PAGE, f"The noise is {chance[4]} of the error of the base's own rounding")
@@ -176,4 +173,4 @@ def test_the_merge_with_noise_keeps_what_the_adapter_gained():
     assert f"{float(there):.2f}" == gained[0]
     (rival,) = printed("08_qlora", r"merged into the original weights, then four bits +\S+ +(\S+) ±")
     assert abs(float(rival) - float(chance[0])) < 0.02
-    said(PAGE, f"The way over the original weights gained as much in 08 ({float(rival):.2f}); yours does without")
+    said(PAGE, f"Merging into the original weights gained as much in 08 ({float(rival):.2f}); yours does without")
