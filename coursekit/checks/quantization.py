@@ -226,6 +226,9 @@ Q4_1 = Exercise(
         "m is multiplied by d, too: d q + m, not d (q + m)": lambda block: (
             q4_1(block) + (block[:2].view(torch.float16).float() - 1) * block[2:4].view(torch.float16).float()
         ),
+        "m is no zero point, to be subtracted from the codes: d q + m, not d (q - m)": lambda block: (
+            q4_1(block) - (block[:2].view(torch.float16).float() + 1) * block[2:4].view(torch.float16).float()
+        ),
     },
     tolerance=1e-6,
     dtype=True,

@@ -215,17 +215,14 @@ def test_both_at_three_rates(stored, adjusted):
     assert stored.rate(SHOWN) == 2e-3
 
 
-def test_the_rival_in_the_same_time(stored, adjusted):
+def test_the_rival_in_no_more_time(stored, adjusted):
     longer, shown = (adjusted[f"{arm} {GRPO} right"] for arm in (LONGER, SHOWN))
     assert longer.verdict == "better" and shown.verdict == "no clear difference"
     (times,) = printed(PAGE, r"GRPO takes ([\d.]+) times as long")
-    assert stored.steps(LONGER) == 18 <= float(times) * stored.steps(GRPO) + 1 and stored.steps(GRPO) == 8
+    assert stored.steps(LONGER) == 18 <= float(times) * stored.steps(GRPO) and stored.steps(GRPO) == 8
     value, ends = points(longer).split(" points (")
-    assert {run.more["processor"] for run in stored.arms[LONGER]} == {"AMD EPYC"}
-    said(PAGE, "For as long is 18 steps: on the stored runs’ machine they take GRPO’s time")
-    said(
-        PAGE, f"In the same time, showing the answers is better: the rival has {value} points more right draws ({ends}"
-    )
+    said(PAGE, "For as long is 18 steps, no longer than GRPO’s eight")
+    said(PAGE, f"In no more time, showing the answers is better: the rival has {value} points more right draws ({ends}")
     said(PAGE, f"After as many steps, eight each, there is {shown.verdict} in right draws")
     assert stored.steps(SHOWN) == 8
     said(PAGE, f"Showing the right answers for as long brought {value} points more ({ends}")

@@ -59,6 +59,14 @@ def test_every_exercise_has_a_heading(path):
 
 
 @each_lesson
+def test_sections_are_numbered_one_after_another_and_named_where_they_are(path):
+    text = "\n".join(c.source for c in nbformat.read(path, 4).cells if c.cell_type == "markdown")
+    numbers = [int(n) for n in re.findall(r"^## (\d+) · ", text, re.MULTILINE)]
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert {int(n) for n in re.findall(r"(?<!\d, )\b[Ss]ection (\d+)", text)} <= set(numbers)
+
+
+@each_lesson
 def test_a_lesson_keeps_its_measures(path):
     notebook = nbformat.read(path, 4)
     allowed = APPENDIX if re.match(r"\d+[a-z]_", path.stem) else LESSON
