@@ -41,15 +41,6 @@ def test_a_thousand_in_training_beat_the_best_prompt(context):
     said(PAGE, f"A thousand examples in training are better by {100 * best.value:.0f} points than the best prompt")
 
 
-def test_five_in_the_prompt_are_better_than_none(context):
-    prompts = ["1 shots", "2 shots", "5 shots", "10 shots"]
-    five = context.differences(prompts, "0 shots")["5 shots"]
-    assert five.verdict == "better"
-    said(PAGE, f"Five in the prompt are better than none {str(five).removeprefix('better ')}")
-    assert context.difference("10 shots", "5 shots").verdict == "no clear difference"
-    said(PAGE, "ten show no clear difference to five")
-
-
 def test_with_the_same_ten_there_is_no_clear_difference(context):
     others = [f"{n} shots" for n in (0, 1, 2, 5)] + [SAME_TEN] + [f"LoRA on {n}" for n in (10, 100, 1000)]
     assert context.differences(others, "10 shots")[SAME_TEN].verdict == "no clear difference"

@@ -166,7 +166,9 @@ def test_the_prefixes_of_the_stored_runs():
     said(PAGE, f"a short prefix in the attention (here {mam.n} tokens), and beside each feed-forward a wide parallel "
                f"adapter ($r={inside.r}$, $s={mam.scaling:g}$)")  # fmt: skip
     # arXiv:2110.04366, 4.4
-    said(PAGE, "He et al. found that added parameters do more in the feed-forward part than in the attention")
+    said(PAGE, "very few added parameters do most in the attention, more of them in the feed-forward part")
+    trained = results.read("hybrid").parameters("unipelt-network") / 1e6
+    said(PAGE, f"With the network that makes its prefix (section 6) UniPELT trains {trained:.1f} million")
     assert cost["mam"].trained > 10 * cost["parallel"].trained
     _, adapter, low = unipelt.parts_for(config)
     pfeiffer, lora = (candidates.EVERY[arm].method for arm in ("pfeiffer", "lora"))
