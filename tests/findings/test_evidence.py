@@ -187,6 +187,26 @@ def test_what_is_forgotten_beside_the_lesson():
     said(README, f"OFT (blocks of 32) is behind LoRA (r = 16) on new and old text, by {new} and {old}")
 
 
+def test_eight_methods_with_the_head_on_the_mean():
+    mean, cls = results.read("mean"), results.read("methods")
+    arms = ["pfeiffer", "lora", "houlsby", "ia3", "bitfit", "prefix", "norms", "prompt"]
+    gained, behind = (mean.differences(arms, against) for against in ("head", "full"))
+    assert {found.verdict for found in gained.values()} == {"better"}
+    *others, prompt = (100 * gained[arm].value for arm in arms)
+    said(README, f"better than the head alone, a prompt by {prompt:.1f} points, "
+                 f"the others by {min(others):.1f} to {max(others):.1f}")  # fmt: skip
+    equal, unclear = ["equal for practical purposes"], ["no clear difference"] * 2
+    assert [behind[arm].verdict for arm in arms] == [*equal, *unclear, *["worse"] * 5]
+    one, two, *worse = (-100 * behind[arm].value for arm in arms[1:])
+    assert f"{one:.1f}" == f"{two:.1f}"
+    said(README, f"both {one:.1f} behind, show no clear difference; (IA)³, BitFit, a prefix, the norms and a prompt "
+                 f"are worse, by {min(worse):.1f} to {max(worse):.1f}")  # fmt: skip
+    lifted = {arm: mean.accuracy(arm).value - cls.accuracy(arm).value for arm in arms}
+    assert max(lifted, key=lifted.get) == "prompt"
+    ends = " to ".join(f"{runs.accuracy('prompt').value:.3f}" for runs in (cls, mean))
+    said(README, f"It lifts the prompt most, from {ends}")
+
+
 def test_shown_answers_and_grpo_in_the_same_time():
     r"""Seeds that are added because three were unclear lean to a verdict; those added, by themselves, do not."""
     grpo, adjusted = results.read("grpo"), judged(results.read("grpo"))
