@@ -49,7 +49,8 @@ def test_a_loud_start_is_worse_with_and_without_a_gate_and_a_quiet_one_makes_no_
     said(PAGE, f"A quiet start is what helps: without a gate large prompts are {found['open']}, small ones make no "
                "clear difference.")  # fmt: skip
     without, at_one = (round(-100 * found[arm].value) for arm in ("open", "gate from 1"))
-    said(PAGE, f"Behind one that starts at 1, large prompts learn at none of six rates: worse than from 0 by {at_one} points.")
+    said(PAGE, "Behind one that starts at 1, large prompts learn at none of six rates: "
+               f"worse than from 0 by {at_one} points.")  # fmt: skip
     said(PAGE, f"large prompts are worse without a gate, by {without} points, and behind one that starts at 1.")
     said(PAGE, "Small prompts without a gate make no clear difference.")
 
