@@ -20,14 +20,14 @@ PAGE = "09_hybrid"
 EQUAL = "equal for practical purposes (within 3 points)"
 #: The rows of section 6's picture.
 ASKED = [
-    ("lora-bitfit", "lora"), ("mam-network", "parallel r=192"), ("unipelt-network", "pfeiffer"),
+    ("lora-bitfit", "lora"), ("mam-network", "parallel r=192"), ("unipelt-network", "lora"),
     ("unipelt-network", "ungated"),
 ]  # fmt: skip
 HYBRIDS = ("lora-bitfit", "mam-network", "unipelt-network")
 #: The rows of section 6's table.
 NAMES = {
     "lora-bitfit": "LoRA + BitFit", "lora": "LoRA", "mam-network": "MAM", "parallel r=192": "MAM's adapter",
-    "unipelt-network": "UniPELT", "pfeiffer": "Pfeiffer, r = 16",
+    "unipelt-network": "UniPELT",
 }  # fmt: skip
 PROBED = [(arm, "probe") for arm in NAMES]
 #: hybrid -> its parts.
@@ -43,14 +43,16 @@ def stored() -> Results:
 
 
 def best_part(stored: Results, hybrid: str) -> str:
-    return max(PARTS[hybrid], key=lambda part: stored.accuracy(part).value)
+    r"""The best by its first three seeds' validation accuracy."""
+    return max(PARTS[hybrid], key=lambda part: mean(run.validation for run in stored.arms[part][:3]))
 
 
 def test_no_hybrid_is_better_than_the_better_of_its_parts(stored):
     (drawn,) = (cell.source for cell in read(PAGE).cells if "plots_hybrid.differences(" in cell.source)
     for hybrid in PARTS:
         best = best_part(stored, hybrid)
-        assert stored.difference(hybrid, best).verdict != "better"
+        ahead = max(PARTS[hybrid], key=lambda part: stored.accuracy(part).value)  # on the test sentences
+        assert "better" not in {stored.difference(hybrid, part).verdict for part in (best, ahead)}
         assert (hybrid, best) in ASKED
     places = [drawn.index('("{}", "{}")'.format(*pair)) for pair in ASKED]
     assert places == sorted(places) and drawn.count("−") == len(ASKED)
@@ -100,7 +102,7 @@ def test_no_rate_is_at_an_end_of_those_tried(stored):
         assert 3 < rate / below + 0.01 < 3.4 and 3 < above / rate + 0.01 < 3.4, arm
     for run in stored.searched("mam-network"):
         assert run.validation == pytest.approx(mean(value for _, value in run.curve[-2:]))
-    said(PAGE, "learning rates tuned on validation")
+    said(PAGE, "learning rates and best parts chosen on validation")
 
 
 def test_mam_shows_no_clear_difference_to_its_adapter(stored):
@@ -113,17 +115,18 @@ def test_mam_shows_no_clear_difference_to_its_adapter(stored):
 
 def test_unipelt_shows_no_clear_difference(stored):
     found = stored.paired({str(pair): pair for pair in ASKED})
-    parts = [found[str(("unipelt-network", part))] for part in ("pfeiffer", "ungated")]
+    parts = [found[str(("unipelt-network", part))] for part in ("lora", "ungated")]
     assert {each.verdict for each in parts} == {"no clear difference"}
-    pfeiffer = parts[0].in_points().replace(" (", " points (")
-    said(PAGE, "UniPELT shows no clear difference from Pfeiffer's adapter (r = 16; in it 24), "
-               f"{pfeiffer}, or from its parts without gates.")  # fmt: skip
+    lora = parts[0].in_points().replace(" (", " points (")
+    said(PAGE, f"UniPELT shows no clear difference from LoRA, {lora}, or from its parts without gates.")
     said(PAGE, "their heights do not say which part a model needs.")
 
 
 def test_at_which_rates_hybrids_and_their_parts_train(stored):
     for arm, name in NAMES.items():
-        assert printed(PAGE, rf"\n *{re.escape(name)} +(0\.\d+) +0\.\d{{3}} \(") == (f"{stored.rate(arm):g}",)
+        assert printed(PAGE, rf"\n *{re.escape(name)} +([\d,]+) +(0\.\d+) +0\.\d{{3}} \(") == (
+            f"{stored.parameters(arm):,}", f"{stored.rate(arm):g}",
+        )  # fmt: skip
     assert MAMAdapter() == MAMAdapter(n=30, hidden=800) and UniPELT() == UniPELT(n=10, hidden=512), "as in the papers"
     direct, adapters = ("prefix", "prefix n=30"), ("pfeiffer", "parallel", "parallel r=192")
     assert min(map(stored.rate, direct)) == pytest.approx(10 * max(map(stored.rate, adapters)))
@@ -136,10 +139,10 @@ def test_what_beats_the_probe(stored):
     best = {best_part(stored, hybrid) for hybrid in PARTS}
     assert {*PARTS, *best} == {*NAMES} and {family[part].verdict for part in best} == {"better"}
     low, *_, high = sorted(family[part].value for part in best)
-    said(PAGE, f"Each hybrid's best part clearly beats the probe, by {100 * low:.1f} to {100 * high:.1f} points.")
+    said(PAGE, f"Each hybrid's best part clearly beats the probe, by {100 * low:.1f} and {100 * high:.1f} points.")
     printed(PAGE, rf"Probe: {re.escape(str(stored.accuracy('probe')))}\.")
     for arm, name in NAMES.items():
-        (shown,) = printed(PAGE, rf"\n *{re.escape(name)} +0\.\d+ +\S+ \([^)]*\) +([+−].*?) *\n")
+        (shown,) = printed(PAGE, rf"\n *{re.escape(name)} +[\d,]+ +0\.\d+ +\S+ \([^)]*\) +([+−].*?) *\n")
         assert shown == family[arm].in_points()
 
 
@@ -179,7 +182,7 @@ def test_the_prefixes_of_the_stored_runs():
     said(PAGE, f"puts a prefix (here {unipelt.n} tokens), Pfeiffer's adapter ($r={adapter.r}$) and LoRA ($r={low.r}$) "
                "on one model")  # fmt: skip
     (drawn,) = (cell.source for cell in read(PAGE).cells if "plots_hybrid.differences(" in cell.source)
-    assert f"UniPELT − Pfeiffer, r = {pfeiffer.r}" in drawn
+    assert "UniPELT − LoRA" in drawn
 
 
 def test_what_the_runs_had(stored):
@@ -315,7 +318,7 @@ def test_the_largest_entries_of_these_updates_hold_less_than_of_normal_numbers()
         (left,) = printed(PAGE, rf"\n *real, block {i} +1,664 of 12,288 +\S+ % +(\d+\.\d) %")
         held.append(100 - float(left))
     assert max(held) < 100 * normal
-    said(PAGE, "they have no outliers.")
+    said(PAGE, "A likely reason: they have no outliers.")
     for t in range(1, 16):  # Adam's step is the rate times m / root v, at most this much, whatever the gradients
         first, second = ([(1 - b) * b**k / (1 - b**t) for k in range(t)] for b in (0.9, 0.999))
         assert sum(m * m / v for m, v in zip(first, second, strict=True)) ** 0.5 < 1.1
