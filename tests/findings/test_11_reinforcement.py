@@ -46,8 +46,8 @@ BEFORE, GRPO, SHOWN, CARELESS = "as released", "GRPO", "shown the answers", "car
 LONGER, MENDED = "shown the answers for as long", "mended rule"
 #: At a third of the page's rate, at it, and at three times it.
 RATES, LONGER_RATES = ([f"{arm} at 0.0006", arm, f"{arm} at 0.006"] for arm in (GRPO, LONGER))
-#: (one arm, another, the measure): the comparisons that are judged together, but for the parts of GRPO's gain. Those of
-#: SHOWN_THERE stand in the page's table.
+#: (one arm, another, the measure): the comparisons that are judged together, but for APART, the parts of GRPO's gain.
+#: Those of SHOWN_THERE stand in the page's table, and APART.
 ASKED = [(GRPO, BEFORE, of) for of in ("right", "", "eight")] + [(LONGER, GRPO, of) for of in ("right", "eight")]
 ASKED += [(LONGER, BEFORE, "eight"), (SHOWN, GRPO, "right"), (SHOWN, GRPO, "")]
 ASKED += [(f"{LONGER} at {rate}", f"{GRPO} at {rate}", "right") for rate in (0.0006, 0.006)]
@@ -82,7 +82,7 @@ def test_the_table_has_its_comparisons_and_these_are_better(stored, adjusted):
     gained = {f"{GRPO} {BEFORE} right", f"{GRPO} {BEFORE} ", f"{LONGER} {BEFORE} eight", f"{MENDED} {BEFORE} first"}
     assert better == ahead | gained | {f"{SHOWN} {GRPO} "}
     assert {one.verdict for name, one in adjusted.items() if name not in better} == {"no clear difference"}
-    for name in map(" ".join, SHOWN_THERE):
+    for name in (*map(" ".join, SHOWN_THERE), APART):
         printed(PAGE, rf"({re.escape(adjusted[name].in_points())}  +{adjusted[name].verdict})\n")
     printed(PAGE, r"Holm's adjustment for (13) comparisons")
 
@@ -168,7 +168,7 @@ def test_the_bars_of_the_picture(stored):
 
 def test_the_table_of_what_is_won_and_what_could_be(stored):
     part, most = bring(stored, GRPO), to_win(stored)
-    rows = {name: (part[name], most[name]) for name in PARTS}
+    rows = {name: (part[name], most[name]) for name in ("form", "confidence", "the others")}
     rows |= {"another number": (another(part), another(most)), "all": (sum(part.values()), sum(most.values()))}
     for name, both in rows.items():
         won, win = (re.escape(f"{x:.1f}".replace("-", "−")) for x in both)
@@ -193,7 +193,7 @@ def test_where_the_points_come_from(stored, adjusted):
     won = {name: part.get(name, another(part)) for name in win}
     said(PAGE, f"The prediction: another number brought most on average, {won['another number']:.1f} points "
                f"(confidence {won['confidence']:.1f}, form {won['form']:.1f}); its lead over confidence is not "
-               "clear")  # fmt: skip
+               "clear (section 4’s table)")  # fmt: skip
     assert sorted(won, key=won.get) == list(won)
     left = {name: win[name] - won[name] for name in win}
     assert left["form"] < 0.05 * win["form"]
