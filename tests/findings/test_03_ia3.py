@@ -100,11 +100,12 @@ def test_few_sentences_do_not_favour_it(film):
     assert str(probe[128]) == EQUAL
     assert {d.verdict for d in found[16].values()} == {"no clear difference"}, "not shown to beat a constant answer"
     ahead = {(n, arm): d for n, column in found.items() for arm, d in column.items() if d.verdict == "better"}
-    assert [*ahead] == [(128, "lora")]
+    assert [*ahead] == [(128, "lora")] and str(found[128]["full"]) == EQUAL
     said(
         PAGE,
-        f"No. With 128 LoRA is {tenths(ahead[128, 'lora'])}. With 16 (IA)³ is not shown to beat a constant "
-        f"answer; the linear probe, which needs no pooler, is {tenths(probe[16]).replace(' points', '')}.",
+        f"No. With 128 LoRA is {tenths(ahead[128, 'lora'])}, full fine-tuning equal. With 16 (IA)³ is not shown to "
+        "beat a constant answer; the linear probe, which needs no pooler, is "
+        f"{tenths(probe[16]).replace(' points', '')}.",
     )
     assert not [arm for column in found.values() for arm, d in column.items() if d.verdict == "worse"], "not ahead"
     said(PAGE, "for practical purposes; with 128 LoRA is better.")
@@ -151,7 +152,7 @@ def test_what_peft_scales_by_default():
     kinds = {kind: scales(targets) for kind, targets in DEFAULTS.items()}
     found = Counter(kinds.values())
     assert found["the three"] < len(kinds) / 2
-    said(PAGE, "most of PEFT's defaults differ from the paper's")
+    said(PAGE, "most of PEFT's defaults scale other layers than the paper")
     assert {kinds[k] for k in ("t5", "llama", "mistral")} == {"the three"}
     assert {*DEFAULTS["llama"]} == {"k_proj", "v_proj", "down_proj"}
     assert {kinds[k] for k in ("bert", "gpt2")} == {"more"}
@@ -208,9 +209,10 @@ def test_the_bill_is_told_as_it_is():
         "LoRA, r = 1 on q, k, v", "adapter, r = 16",
     )  # fmt: skip
     full, ours, lora, same_places, same_numbers, adapter = (printed(PAGE, name + r" +([\d,.]+)" * 6) for name in names)
-    said(PAGE, f"Beside LoRA with $r=8$ it takes more memory: at the peak {ours[3]} MB, LoRA {lora[3]}.")
+    said(PAGE, f"Beside LoRA with $r=8$ or the adapter it takes more memory: at the peak {ours[3]} MB, LoRA {lora[3]}, "
+               f"the adapter {adapter[3]}.")  # fmt: skip
     said(PAGE, "Beside full fine-tuning in both. Beside LoRA")
-    assert float(lora[3]) < float(ours[3]) < float(full[3]) and float(ours[4]) < float(full[4])
+    assert max(float(lora[3]), float(adapter[3])) < float(ours[3]) < float(full[3]) and float(ours[4]) < float(full[4])
     kept = [float(row[2]) for row in (lora, same_places, ours)]
     assert (kept[1] - kept[0]) / (kept[2] - kept[0]) > 0.5, "mostly because of where it sits"
     said(PAGE, f"{ours[2]} MB of activations. LoRA on queries and values keeps {lora[2]}")
