@@ -113,6 +113,8 @@ def test_lora_keeps_most_activations(config, step):
     for share, freed in ((some, 3 * d + f), (everywhere, 2 * d)):
         counted = 1 - T * (config.num_hidden_layers * freed + 2 * d) / step.kept
         assert abs(share - counted) < 0.005
+    said(PAGE, "A frozen gain no longer needs its n, nor a matrix without an adapter its input; but the gradient still "
+               "travels through nonlinearities and products, which keep theirs.")  # fmt: skip
     kept = [
         float(printed(PAGE, rf"{name} +\S+ +\d+ +(\d+)")[0])
         for name in ("full fine-tuning", "LoRA, query and value", "LoRA, all linear layers")
@@ -302,7 +304,8 @@ def test_what_a_sequence_counts_as():
         assert sum(term.bytes for term in p.terms if term.name == "log softmax") == scores
         assert [term.bytes for term in p.block if "in fp32" in term.name] == [4 * vectors] * 2
         assert {term.bytes for term in p.block if term.formula == "T d" and "in fp32" not in term.name} == {2 * vectors}
-    said(PAGE, "Activations count at their highest, with the work on the scores; norms and loss read float32.")
+    (code,) = (cell.source for cell in read(PAGE).cells if "def bills_of(" in cell.source)
+    assert "activations at their highest; norms and loss read float32" in code
 
 
 def test_what_the_margin_has_to_hold():
