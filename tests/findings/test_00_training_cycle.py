@@ -1,6 +1,5 @@
 r"""What 00 says of the stored runs, and of its own."""
 
-import csv
 import re
 import statistics
 
@@ -45,26 +44,30 @@ def test_with_the_same_ten_there_is_no_clear_difference(context):
     others = [f"{n} shots" for n in (0, 1, 2, 5)] + [SAME_TEN] + [f"LoRA on {n}" for n in (10, 100, 1000)]
     assert context.differences(others, "10 shots")[SAME_TEN].verdict == "no clear difference"
     assert len(others) == 8
-    assert context.difference(SAME_TEN, "10 shots").low > 0  # alone its interval leaves out 0
-    said(PAGE, "Ten in training against the same ten in the prompt: no clear difference. The interval leaves out 0, "
-               "but is not adjusted for the eight comparisons of these runs.")  # fmt: skip
+    found = context.difference(SAME_TEN, "10 shots")
+    assert found.low > 0  # alone its interval leaves out 0
+    points = found.in_points().replace("+", "").replace(" (", " points more (")
+    said(PAGE, f"LoRA scored {points}; among the eight comparisons of these runs that is no clear difference.")
 
 
 def test_the_table_is_that_of_the_stored_runs(context):
-    names = {"0 shots": "none in the prompt", "5 shots": "five in the prompt", "LoRA on 1000": "LoRA on a thousand"}
+    counts = {0: "none", 1: "one", 2: "two", 5: "five"}
+    names = {f"{n} shots": f"{word} in the prompt" for n, word in counts.items()}
+    names["LoRA on 1000"] = "LoRA on a thousand"
     names[SAME_TEN] = "LoRA on the same ten (its rate chosen on other sentences)"
     assert "on the very ones of the prompt, its rate searched on validation sentences" in " ".join(
         card("in_context").split()
     )
     others = [arm for arm in context.arms if arm not in ("10 shots", "constant")]
     found = context.differences(others, "10 shots")
-    assert len(others) == 8 == len(names) + 4
+    assert len(others) == 8 == len(names) + 2
     assert all(found[arm].in_points() == context.difference(arm, "10 shots").in_points() for arm in others)
     said(PAGE, f"| ten in the prompt | {context.accuracy('10 shots').value:.3f} | – |")
     for arm, name in names.items():
         assert len(context.arms[arm]) == (1 if arm.endswith("shots") else 3)
         said(PAGE, f"| {name} | {context.accuracy(arm).value:.3f} | {found[arm].in_points()} |")
-        assert found[arm].verdict == ("better" if arm == "LoRA on 1000" else "no clear difference")
+        verdict = {"LoRA on 1000": "better", "1 shots": "worse"}.get(arm, "no clear difference")
+        assert found[arm].verdict == verdict
 
 
 def test_a_grade_is_the_likeliest_of_five_words():
@@ -76,13 +79,6 @@ def test_a_grade_is_the_likeliest_of_five_words():
 def test_the_commonest_grade():
     grades = load_task("film", "five").data["test"]["label"][:300]
     said(PAGE, f"The commonest grade alone would score {max(map(grades.count, set(grades))) / 300:.2f}")
-
-
-def test_ten_examples_make_a_query_ten_times_as_long():
-    with open(DATA / "evidence" / "in_context.csv", encoding="utf-8") as file:
-        tokens = {row["arm"]: float(row["tokens"] or 0) for row in csv.DictReader(file)}
-    assert round(tokens["10 shots"] / tokens["0 shots"]) == 10
-    said(PAGE, f"{tokens['10 shots']:.0f} tokens instead of {tokens['0 shots']:.0f}")
 
 
 def test_this_run_of_the_small_model_beats_the_table():
@@ -110,6 +106,9 @@ def test_this_run_of_instruction_tuning():
     before, after = (printed(PAGE, rf"{state}{3 * NUMBER}") for state in ("as released", "instructed"))
     said(PAGE, f"the loss on eight unseen answers fell from {before[0]} to {after[0]}")
     said(PAGE, f"at an end token from {before[1]} to {after[1]}, more than at one before it")
+    printed(PAGE, r"painted it yellow\. +The house [^\n]+ +red *\n")
+    printed(PAGE, r"JSON [^\n]+ 7 March 2019\. +\{ [^\n]+ +7 March 2019 *\n")
+    said(PAGE, "painted yellow, is red, and the JSON is gone")
     said(PAGE, f"brought the loss on eight unseen ones from {before[0]} to {after[0]}.")
     loss, end, others = (float(b) - float(a) for b, a in zip(before, after, strict=True))
     assert end > loss > others > 0
