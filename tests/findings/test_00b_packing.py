@@ -32,7 +32,7 @@ def test_the_share_of_padding():
                f"in batches of eight, to {packed} %")  # fmt: skip
     said(PAGE, f"Sorting left only {by_length} %")
     assert round(3 * in_a_row) == 10
-    said(PAGE, "of eight rows, and of three (about ten examples)?")
+    said(PAGE, "in batches of three rows (about ten examples)?")
     said(PAGE, f"A packed row holds about {in_a_row:.1f} examples")
     said(PAGE, "an epoch has fewer than a third of the steps. Take three rows instead of eight")
     said(PAGE, f"{random} % of the tokens are padding; sorted by length, {by_length} %")
