@@ -29,12 +29,12 @@ PAGE = "05_bitfit"
 #: The pairs of its table: one family, whose verdicts are adjusted together.
 PAIRS = [
     ("random mask", "full"), ("random mask", "bitfit"), ("bitfit", "full"), ("bitfit", "probe"),
-    ("bitfit, 600 steps", "probe"), ("top 1", "bitfit"), ("far", "random mask"),
+    ("bitfit, 600 steps", "probe"), ("top 1", "bitfit"), ("bitfit-query", "probe"), ("random mask", "bitfit-query"),
 ]  # fmt: skip
 
 
 #: The rows of its picture.
-SHOWN = {"top 6", "top 2", *(arm for pair in PAIRS for arm in pair)}
+SHOWN = {"top 6", "top 2", "far", *(arm for pair in PAIRS for arm in pair)}
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,14 @@ def test_bitfit_and_its_rivals(runs, family):
     assert (near.verdict, late.verdict) == ("no clear difference", "better")
     assert runs.steps("bitfit") == 300 and runs.steps("probe") == 0
     rival = tenths(late).removeprefix("better ")
-    said(PAGE, f"BitFit beats the probe on the mean only after 600 steps, {rival}.")
+    said(PAGE, f"BitFit beats the probe only after 600 steps, {rival}.")
+    half, mask = family["bitfit-query", "probe"], family["random mask", "bitfit-query"]
+    assert (half.verdict, mask.verdict) == ("better", "equal for practical purposes")
+    assert runs.steps("bitfit-query") == 300 and round(runs.rate("bitfit-query") / runs.rate("bitfit")) == 10
+    assert candidates.EVERY["bitfit-query"].method.biases == "query-and-second-mlp"
+    ahead = tenths(half).removeprefix("better ").replace(" points", "")
+    said(PAGE, "Those of query and up, the authors' half, bear ten times the rate, beat the probe after 300 "
+               f"steps, {ahead}, and equal the mask for practical purposes.")  # fmt: skip
 
 
 def test_full_fine_tuning_is_ahead_of_bitfit(runs, family):
@@ -84,9 +91,15 @@ def test_on_product_reviews_they_are_equal_and_not_on_a_third_task():
     assert not {"random mask", "random-mask", "far"} & {*there.arms, *results.read("source").arms}
     third = results.read("source").differences(("bitfit", *there.arms), "full")["bitfit"]
     assert third.verdict == "worse"
+    mean = results.read("mean")
+    read_there = mean.differences([arm for arm in mean.arms if arm != "full"], "full")["bitfit"]
+    assert read_there.verdict == "worse" and mean.steps("bitfit") == mean.steps("full") == 300
     said(PAGE, "On product reviews the two are equal for practical purposes; on a third task BitFit is "
-               f"{-100 * third.value:.1f} behind (notebook 10).")  # fmt: skip
-    said(PAGE, "Not measured: masks on other tasks.")
+               f"{-100 * third.value:.1f} behind (notebook 10), on film with both heads "
+               f"[on the mean](../data/evidence/mean.md) {-100 * read_there.value:.1f}.")  # fmt: skip
+    size = [results.read("selective").parameters(arm) - 770 for arm in ("random mask", "bitfit")]
+    assert size[0] > 2 * size[1]
+    said(PAGE, "Not measured: masks on other tasks, or of BitFit's size")
 
 
 def test_twice_the_steps_do_not_close_the_gap(runs):
@@ -111,19 +124,17 @@ def test_at_a_higher_rate_most_runs_of_bitfit_learn_nothing(runs):
     (constant, *_) = runs.seeds("constant")
     failed = [run for run in high if abs(sum(run.correct) / len(run.correct) - constant) < 1e-9]
     assert (len(failed), len(high)) == (2, 3)
-    said(PAGE, "At 0.01 two of three stored runs learn nothing on film")
+    said(PAGE, "At 0.01 two of three stored runs learn nothing.")
 
 
 def test_the_number_of_parameters_does_not_order_methods(runs, family):
     mask, small = runs.parameters("random mask"), runs.parameters("bitfit")
-    equal = [family[pair].verdict for pair in (("top 1", "bitfit"), ("far", "random mask"))]
-    assert equal == ["equal for practical purposes"] * 2
-    assert round(runs.parameters("far") / mask) == 13
+    assert family["top 1", "bitfit"].verdict == "equal for practical purposes"
     said(PAGE, f"BitFit or a random mask over all blocks, {mask:,} parameters with its head?")
     times = runs.parameters("top 1") / small
     said(PAGE, f"does the last block alone, {times:.0f} times BitFit's size, beat BitFit?")
     said(PAGE, f"How many parameters train does not decide. The last block, {times:.0f} times BitFit's size, equals "
-               "BitFit for practical purposes, and FAR, thirteen times the mask's, equals the mask.")  # fmt: skip
+               "it.")  # fmt: skip
 
 
 def test_what_the_probes_and_the_rates_are(runs):
@@ -167,7 +178,7 @@ def test_every_verdict_of_the_text_is_one_of_the_table(family):
     assert [*shown.values()] == [found.verdict for found in family.values()]
     assert {name: verdict for name, verdict in shown.items() if verdict in ("better", "worse")} == {
         "random mask − BitFit": "better", "BitFit − full fine-tuning": "worse",
-        "BitFit, 600 steps − probe on the mean": "better",
+        "BitFit, 600 steps − probe on the mean": "better", "BitFit, query and up − probe on the mean": "better",
     }  # fmt: skip
 
 
@@ -229,17 +240,14 @@ def test_the_costs_are_told_as_they_are():
     assert all(0 < float(row[2]) - float(row[1]) < 0.1 for row in (two, bitfit, lowest))
     assert 100 * int(bitfit[0].replace(",", "")) < int(two[0].replace(",", ""))
     said(PAGE, "the last two blocks, or BitFit, with less than a hundredth of their parameters")
-    saved = [1 - float(share) for share in bitfit[1:3]]
-    assert abs(saved[0] - 1 / 3) < 0.01 and abs(saved[1] - 1 / 4) < 0.03
     assert float(two[2]) < float(bitfit[2]) and int(two[4]) < int(bitfit[4])
-    said(PAGE, f"The last two blocks, on both counts. In this run their step took {two[2]}, BitFit's {bitfit[2]}: a "
-               "quarter saved, not a third. Time follows your count, a little above it.")  # fmt: skip
+    said(PAGE, f"The last two blocks, on both counts. In this run their step took {two[2]}, BitFit's {bitfit[2]}, a "
+               "little more than your count.")  # fmt: skip
     said(PAGE, f"{bitfit[3]} MB with BitFit, {everything[3]} where everything trains.")
     said(PAGE, f"are {full[4]} MB where all blocks train:")
     said(PAGE, f"{bitfit[4]} with BitFit, which keeps no matrix's input")
     done, far = printed(PAGE, r"\nFAR, up only +[\d,]+ +– +([\d.]+) +\d+ +(\d+)\n")
     assert float(done) < float(everything[2]) and int(far) < int(everything[4])
-    said(PAGE, f"A random mask, which copies each matrix, took {mask[2]}.")
     assert float(mask[2]) > float(everything[2])
     entries = Entries(torch.zeros(4, 4), torch.tensor([5]))
     with torch.no_grad():
