@@ -85,12 +85,7 @@ def kept_by_rank(curves: Mapping[str, Sequence[float]], r: int) -> Axes:
         ax.annotate(f"{name}: {shares[r - 1]:.0%}", (r, shares[r - 1]), textcoords="offset points", fontsize=9,
                     color=look["color"], **below)  # fmt: skip
     says(ax, f"at r = {r}: " + ", ".join(f"{name} {curves[name][r - 1]:.0%}" for name in _UPDATES))
-    ax.set_xscale("log", base=2)
-    ax.xaxis.set_major_formatter("{x:g}")
-    ax.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
-    ax.set_xlabel(f"rank r that is kept, of {len(shares)}")
-    ax.set_ylabel("share of the squared norm kept")
-    return ax
+    return _shares_by_rank(ax, f"rank r that is kept, of {len(shares)}")
 
 
 def rank_for_half(curves: Mapping[str, Sequence[float]], half: Mapping[str, int]) -> Axes:
@@ -112,9 +107,13 @@ def rank_for_half(curves: Mapping[str, Sequence[float]], half: Mapping[str, int]
     ax.annotate("half", (1, 0.5), xycoords=ax.get_yaxis_transform(), xytext=(-2, 3), textcoords="offset points",
                 ha="right", fontsize=9, color="#666666")  # fmt: skip
     says(ax, "half is kept at rank: " + ", ".join(f"{name} {rank}" for name, rank in half.items()))
+    return _shares_by_rank(ax, f"rank that is kept, of {len(shares)}")
+
+
+def _shares_by_rank(ax: Axes, label: str) -> Axes:
     ax.set_xscale("log", base=2)
     ax.xaxis.set_major_formatter("{x:g}")
     ax.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
-    ax.set_xlabel(f"rank that is kept, of {len(shares)}")
+    ax.set_xlabel(label)
     ax.set_ylabel("share of the squared norm kept")
     return ax
