@@ -3,7 +3,7 @@ r"""What 09 says of the stored runs, and of its own."""
 import csv
 import re
 from dataclasses import replace
-from statistics import NormalDist, mean, stdev
+from statistics import mean, stdev
 
 import pytest
 from finding import ROOT, printed, read, said
@@ -124,9 +124,7 @@ def test_unipelt_shows_no_clear_difference(stored):
 
 def test_at_which_rates_hybrids_and_their_parts_train(stored):
     for arm, name in NAMES.items():
-        assert printed(PAGE, rf"\n *{re.escape(name)} +([\d,]+) +(0\.\d+) +0\.\d{{3}} \(") == (
-            f"{stored.parameters(arm):,}", f"{stored.rate(arm):g}",
-        )  # fmt: skip
+        assert printed(PAGE, rf"\n *{re.escape(name)} +(0\.\d{{3}} \(.*?\))") == (str(stored.accuracy(arm)),)
     assert MAMAdapter() == MAMAdapter(n=30, hidden=800) and UniPELT() == UniPELT(n=10, hidden=512), "as in the papers"
     direct, adapters = ("prefix", "prefix n=30"), ("pfeiffer", "parallel", "parallel r=192")
     assert min(map(stored.rate, direct)) == pytest.approx(10 * max(map(stored.rate, adapters)))
@@ -142,7 +140,7 @@ def test_what_beats_the_probe(stored):
     said(PAGE, f"Each hybrid's best part clearly beats the probe, by {100 * low:.1f} and {100 * high:.1f} points.")
     printed(PAGE, rf"Probe: {re.escape(str(stored.accuracy('probe')))}\.")
     for arm, name in NAMES.items():
-        (shown,) = printed(PAGE, rf"\n *{re.escape(name)} +[\d,]+ +0\.\d+ +\S+ \([^)]*\) +([+−].*?) *\n")
+        (shown,) = printed(PAGE, rf"\n *{re.escape(name)} +0\.\d+ \([^)]*\) +([+−].*?) *\n")
         assert shown == family[arm].in_points()
 
 
@@ -169,9 +167,7 @@ def test_the_prefixes_of_the_stored_runs():
     said(PAGE, f"a short prefix in the attention (here {mam.n} tokens), and beside each feed-forward a wide parallel "
                f"adapter ($r={inside.r}$, $s={mam.scaling:g}$)")  # fmt: skip
     # arXiv:2110.04366, 4.4
-    said(PAGE, "very few added parameters do most in the attention, more of them in the feed-forward part")
-    trained = results.read("hybrid").parameters("unipelt-network") / 1e6
-    said(PAGE, f"With the network that makes its prefix (section 6) UniPELT trains {trained:.1f} million")
+    said(PAGE, "few added parameters do most in the attention, many in the feed-forward part")
     assert cost["mam"].trained > 10 * cost["parallel"].trained
     _, adapter, low = unipelt.parts_for(config)
     pfeiffer, lora = (candidates.EVERY[arm].method for arm in ("pfeiffer", "lora"))
@@ -202,7 +198,6 @@ def test_what_the_costs_are():
     parted = ("lora", "bitfit", "lora-bitfit", "pfeiffer", "unipelt")
     assert 1 - costs.noise(cost) == pytest.approx(cost["full"].step_ratio)
     full = cost["full"].step_ratio
-    printed(PAGE, rf"\nfull fine-tuning +[\d,]+ +{full:.2f}\n")
     printed(PAGE, r"\nhead alone .*" + "".join(rf"\n.* {cost[arm].step_ratio:.2f}" for arm in parted))
     bitfit, pair, adapter, gated = (f"{cost[arm].step_ratio:.2f}" for arm in parted[1:])
     assert bitfit == pair
@@ -262,8 +257,7 @@ def test_the_gates_are_told_as_they_are():
     spread = [printed(PAGE, rf"{kind}: sd between layers (0\.\d\d), between sentences (0\.\d\d)") for kind in kinds]
     layers, sentences = (sorted(column) for column in zip(*spread, strict=True))
     assert layers[0] > sentences[-1]
-    said(PAGE, f"In this run they then differ more between layers, sd {layers[0]} to {layers[-1]}, than between "
-               f"sentences, {sentences[0]} to {sentences[-1]}.")  # fmt: skip
+    said(PAGE, "In this run they then differ more between layers than between sentences.")
     (cell,) = (one.source for one in read(PAGE).cells if "readings.read(" in one.source)
     assert "methods.UniPELT()." in cell and "lr=1e-3," in cell
     assert results.read("hybrid").rate("unipelt-network") == 1e-3, "as in section 6"
@@ -291,35 +285,7 @@ def test_what_one_method_and_both_leave_of_an_update():
     dW, most = exercises()["hybrid-parts"].public[0]
     own, poor = exercises()["hybrid-parts"].reference, tuple(_POOR.values())[:2]  # LoRA alone, entries alone
     left = [100 * _error(dW, answer(dW, most)) for answer in (*poor, own)]
-    rows = {
-        name: printed(PAGE, rf"\n *{name} +[\d,]+ of [\d,]+ +(\d+\.\d) % +(\d+\.\d) % +(\d+\.\d) %")
-        for name in ("made", *(f"real, block {i}" for i in (1, 4, 6)))
-    }
-    made, *real = rows.values()
-    assert made == tuple(f"{each:.1f}" for each in left)
-    least, _, most = sorted(float(alone) - float(two) for alone, _, two in real)
-    said(PAGE, f"it leaves {least:.1f} to {most:.1f} points less of the sum of squares than LoRA.")
-    assert all(0.9 * float(low) <= float(both) <= float(low) for low, _, both in real)
-    (steps,) = re.findall(r"(?m)^encoder_steps = (\d+)", "\n".join(cell.source for cell in read(PAGE).cells))
-    (cell,) = (cell.source for cell in read(PAGE).cells if "fit(full," in cell.source)
-    assert "steps=max(2, encoder_steps // 4)" in cell
-    said(PAGE, f"three updates of a real training, {int(steps) // 4} steps of full fine-tuning")
-    said(PAGE, "On the real updates, of an attention head's queries, the pair gains little")
-    assert min(left[:2]) > 25
-    said(PAGE, f"either alone leaves over a quarter, both {made[2]} %")
-    said(PAGE, f"Three updates of {int(steps) // 4} steps did not have this form")
-
-
-def test_the_largest_entries_of_these_updates_hold_less_than_of_normal_numbers():
-    share = 832 / 12_288
-    z = NormalDist().inv_cdf(1 - share / 2)
-    normal, held = 2 * z * NormalDist().pdf(z) + share, []
-    for i in (1, 4, 6):
-        (left,) = printed(PAGE, rf"\n *real, block {i} +1,664 of 12,288 +\S+ % +(\d+\.\d) %")
-        held.append(100 - float(left))
-    assert max(held) < 100 * normal
-    said(PAGE, "A likely reason: they have no outliers.")
-    for t in range(1, 16):  # Adam's step is the rate times m / root v, at most this much, whatever the gradients
-        first, second = ([(1 - b) * b**k / (1 - b**t) for k in range(t)] for b in (0.9, 0.999))
-        assert sum(m * m / v for m, v in zip(first, second, strict=True)) ** 0.5 < 1.1
-    said(PAGE, "With AdamW no entry moves much more than the learning rate in a step, so in 15 none gets far ahead.")
+    made = printed(PAGE, r": LoRA alone (\d+\.\d) %, entries alone (\d+\.\d) %, both (\d+\.\d) %\n")
+    assert made == tuple(f"{each:.1f}" for each in left) and min(left[:2]) > 25
+    said(PAGE, f"either alone leaves over a quarter of this update's sum of squares, both {made[2]} %")
+    said(PAGE, f"of a made-up update either alone leaves over a quarter, both {made[2]} %")
