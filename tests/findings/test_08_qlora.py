@@ -100,12 +100,12 @@ def test_on_smollm2_the_question_is_open():
     assert {len(runs.seeds(f"{name}{more}")) for name in own.values() for more in ("", ", trained on NF4")} == {3}
     assert max(map(runs.steps, own.values())) < 20
     assert runs.parameters("film") == 30 * 8 * (2 * 576 + 576 + 192)  # of 30 queries and 30 values
-    said(PAGE, "In three short runs ([12](12_ship_it.ipynb), section 7) there is "
+    said(PAGE, "In three short runs ([12](12_ship_it.ipynb), section 6) there is "
                "no clear difference")  # fmt: skip
     much, wide = by(-film)
     said(PAGE, f"on film sentences QLoRA is {much} points behind LoRA {wide}")
     said(PAGE, "On SmolLM2 the question is open.")
-    said("12_ship_it", "## 7 · What it achieves")
+    said("12_ship_it", "## 6 · What it achieves")
     for found in (film, sums):
         printed("12_ship_it", rf"\ntrained beside NF4 − beside float32 .*{re.escape(found.in_points())}")
     said(PAGE, "no accuracy beyond ±3 points; on SmolLM2 that is open")
