@@ -23,31 +23,34 @@ def test_the_template_and_what_is_learned():
 def test_the_share_of_padding():
     by_length, random = printed(PAGE, r"padding: (\d+)% sorted by length, (\d+)% in random order")
     said(PAGE, f"On average {random} % of what the model computes on is padding, and {by_length} %")
-    examples, rows, packed = printed(PAGE, r"rows of 256, 8 a batch: (\d+) examples in (\S+) rows, padding (\d+)%")
-    (three,) = printed(PAGE, r"rows of 256, 3 a batch: .* padding (\d+)%")
-    assert int(by_length) < int(three) < int(packed) < int(random)
+    examples, rows, three = printed(PAGE, r"rows of 256, 3 a batch: (\d+) examples in (\S+) rows, padding (\d+)%")
+    assert int(by_length) < int(three) < int(random)
     in_a_row = int(examples) / float(rows)
-    assert 2 * in_a_row < 8 < 3 * in_a_row and float(rows) < int(examples) / 3
-    said(PAGE, f"In batches of three packed rows, about ten examples, padding falls from {random} % to {three} %; "
-               f"in batches of eight, to {packed} %")  # fmt: skip
+    assert float(rows) < int(examples) / 3
+    said(PAGE, f"Padding falls from {random} % to {three} %.")
     said(PAGE, f"Sorting left only {by_length} %")
     assert round(3 * in_a_row) == 10
     said(PAGE, "in batches of three rows (about ten examples)?")
-    said(PAGE, f"A packed row holds about {in_a_row:.1f} examples")
-    said(PAGE, "an epoch has fewer than a third of the steps. Take three rows instead of eight")
+    said(PAGE, f"eight packed rows hold {8 * in_a_row:.0f} examples")
+    said(PAGE, "an epoch of such batches has fewer than a third of the steps")
     said(PAGE, f"{random} % of the tokens are padding; sorted by length, {by_length} %")
     said(PAGE, f"packed in random order, {three} % in batches of three rows")
     said(PAGE, f"if all {examples} examples are packed into rows of at most 256 tokens")
 
 
 def test_packed_examples_have_the_loss_that_they_have_one_by_one():
-    one, packed, leaking = map(float, printed(PAGE, r"answers +positions count on +([\d.]+) +([\d.]+) +([\d.]+)"))
-    whole, in_rows, unmasked = map(
-        float, printed(PAGE, r"all tokens +first labels not masked +([\d.]+) +([\d.]+) +([\d.]+)")
+    number, none = r" +([\d.]+)", " +–"
+    one, whole = map(float, printed(PAGE, f"one example a row{2 * number}"))
+    packed, in_rows = map(float, printed(PAGE, f"\npacked{2 * number}"))
+    (leaking,), (unmasked,) = (
+        map(float, printed(PAGE, f"packed, {mistake}"))
+        for mistake in (f"positions count on{number}{none}", f"first labels not masked{none}{number}")
     )
-    alone, masked, cached = map(float, printed(PAGE, r"answers +the cache left on +([\d.]+) +([\d.]+) +([\d.]+)"))
-    assert (alone, masked) == (one, packed) and cached - packed > 1
-    assert printed(PAGE, r"answers +an attention mask +[\d.]+ +[\d.]+ +([\d.]+)") == (f"{cached:.5f}",)
+    (cached,), (masked,) = (
+        map(float, printed(PAGE, f"packed, {mistake}{number}{none}"))
+        for mistake in ("the cache left on", "an attention mask")
+    )
+    assert cached == masked > packed + 1
     said(PAGE, f"examples see those before them, at overlapping positions, and the loss is {cached:.2f}.")
     assert abs(one - packed) < 1e-4 and abs(whole - in_rows) < 1e-4
     assert printed(PAGE, r"0–\d+ +'<\|im_start\|>' 'system'.* (\w+)\n") == ("read",), "masked before it is packed"
@@ -64,8 +67,9 @@ def test_where_flash_attention_finds_borders():
     packed = packed_sequence_mask_function(find_packed_sequence_indices(three))
     assert flash_attention_mask(3, 5, 5, mask_function=packed) is None
     assert _is_packed_sequence(row, 1) and not _is_packed_sequence(three, 3)
-    said(PAGE, "FlashAttention finds the borders only in a batch of one row; in a larger one examples see each other")
-    said(PAGE, "makes one packed row of a whole batch, as FlashAttention needs it")
+    said(PAGE, "makes one packed row of a whole batch")
+    said(PAGE, "FlashAttention finds the borders only in such a batch of one row: in a larger one examples see each "
+               "other")  # fmt: skip
 
 
 def test_the_course_s_own_rows_are_fit():
