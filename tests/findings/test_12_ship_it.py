@@ -221,10 +221,10 @@ def test_the_stored_runs():
     said(PAGE, "Beside four bits there is no clear difference, but most runs fell. Put beside NF4, five of six did, by "
                f"{little:.0f} to {much:.0f} points.")  # fmt: skip
     kept = {task: runs.difference(f"{task}, sum", task) for task in ("film", "sums")}
-    said(PAGE, f"The sum keeps film's accuracy {margin}; on sums it shows {kept['sums'].verdict}")
+    said(PAGE, f"The sum keeps film's accuracy {margin}; on sums there is {kept['sums'].verdict}")
     factors, of_film = (runs.difference(f"{task}, factors added", f"{task}, sum") for task in ("sums", "film"))
     assert factors.verdict == of_film.verdict == "no clear difference"
-    said(PAGE, "no clear difference. Nor do added factors to the sum.")
+    said(PAGE, "no clear difference, nor is there between added factors and the sum.")
     said(PAGE, "Added factors have cross terms, whose harm these runs do not show")
     assert kept["film"].verdict == "equal for practical purposes"
     compared = [film, sums, *folded, *put.values(), *trained.values(), *kept.values(), factors, of_film]
