@@ -31,7 +31,7 @@ class Card:
     memory_gb: int
     usable_gib: float | None
     year: int
-    kind: str  # "consumer" or "data center"
+    kind: str  # "consumer", "workstation" or "data center"
     compute_capability: float
     bf16: bool
     citation: str
