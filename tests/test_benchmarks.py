@@ -34,6 +34,7 @@ from coursekit.methods import (
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
+import step as steps  # noqa: E402
 from stepping import Took, interleaved, stepper  # noqa: E402
 from traffic import Traffic, traffic  # noqa: E402
 from twins import with_peft, with_torch  # noqa: E402
@@ -181,9 +182,8 @@ def test_a_method_that_does_not_exist_is_named():
         ("prefx", "unknown method 'prefx'; did you mean 'prefix'"),
         ("houlsby", "give --adapters-python"),
     ):
-        command = [sys.executable, str(BENCHMARKS / "step.py"), "--method", method]
-        done = subprocess.run(command, capture_output=True, text=True)
-        assert done.returncode == 1 and said in done.stderr
+        with pytest.raises(SystemExit, match=said):
+            steps.main(method=[method])
 
 
 @pytest.mark.slow

@@ -182,6 +182,9 @@ SUM = Exercise(
         ),
         "the scales are lost: the update of an adapter is s B A": (lambda A, B, s, w: beside(A, B, [1.0] * len(s), w)),
         "the weights are lost": lambda A, B, s, w: beside(A, B, s, [1.0] * len(w)),
+        "the sign of a weight is lost: leave the weight whole, in one of the two": (
+            lambda A, B, s, w: beside(A, B, s, [abs(w_t) for w_t in w])
+        ),
         "the weights stand in both factors: in their product they are squared": (
             lambda A, B, s, w: beside(A, B, s, [w_t**2 for w_t in w])
         ),

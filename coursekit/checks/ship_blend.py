@@ -107,7 +107,7 @@ def _good_enough(compare: Comparison, given: Any, case: Any, own: Any) -> str | 
     if found <= ROOM * best:
         return None
     return "the worse of the two tasks loses too much" + compare.exactly(
-        f": {found:.1%} of its update's effect; the course's own loses {best:.1%}, and you may lose {ROOM * best:.1%}"
+        f": {found:.2%} of its update's effect; the course's own loses {best:.2%}, and you may lose {ROOM * best:.2%}"
     )
 
 

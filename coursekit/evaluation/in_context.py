@@ -34,7 +34,8 @@ def prompt_tokens(prepared: Prepared, shots: int = 0, split: str = "test", limit
     """
     task = _asked(prepared)
     texts = task.fitted(prepared.tokenizer, prepared.max_length, task.data[split][:limit]["text"])
-    prompts = prepared.tokenizer([task.prompt(text, task.shots(shots)) for text in texts])["input_ids"]
+    shown = task.shots(shots)
+    prompts = prepared.tokenizer([task.prompt(text, shown) for text in texts])["input_ids"]
     return sum(map(len, prompts)) / len(prompts)
 
 

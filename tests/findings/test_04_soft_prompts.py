@@ -366,14 +366,13 @@ def test_when_the_last_exercise_gives_all_points():
 @pytest.mark.slow
 def test_what_the_last_exercise_gives():
     found, words, none = [], [], []
-    for split in range(4):
+    for split in (1, 2):
         posing = DESIGN.pose(Draw(hashlib.sha256(f"lesson {split}".encode()).digest(), DESIGN.id))
-        if split in (1, 2):  # where it got most and least
-            found.append(_right(plain(DESIGN.fair(*posing.arguments))["prompt"], *posing.kept))
+        found.append(_right(plain(DESIGN.fair(*posing.arguments))["prompt"], *posing.kept))
         words.append(max(_right(_vectors(one), *posing.kept) for one in IN_WORDS))
         none.append(_right(torch.zeros(0, 576), *posing.kept))
     assert [min(found), max(found)] == pytest.approx([0.50, 0.56], abs=0.03), "processors differ"
-    said(PAGE, "new countries right, four splits |")
+    said(PAGE, "new countries right, two splits |")
     said(PAGE, f'The capital city of" | {100 * min(words):.0f} to {100 * max(words):.0f} %')
     said(PAGE, "the course's solution | 50 to 56 %")
     said(PAGE, f"| nothing | {100 * max(none):.0f} % |")
