@@ -17,25 +17,24 @@ PAGE = "02_adapters"
 @pytest.fixture(scope="module")
 def film() -> results.Results:
     r"""As the notebook reads it: the adapters, and the linear probe, on the same sentences."""
-    return results.read("adapters", "probe")
+    return results.read("adapters", "probe").at("full", 1e-4)
 
 
 def test_the_best_adapter_beside_full_fine_tuning_and_the_fair_baseline(film):
-    short = film.difference("pfeiffer", "full")
+    short, longer = film.difference("pfeiffer", "full"), film.difference("full, 600 steps", "pfeiffer, 600 steps")
     assert short.verdict == "no clear difference"
-    taken, other = tied(film, "full", 600)
-    higher = film.at("full", other)
-    longer, also = (runs.difference("full, 600 steps", "pfeiffer, 600 steps") for runs in (film, higher))
-    assert (taken, other) == (film.rate("full, 600 steps"), higher.rate("full, 600 steps")) == (3e-5, 1e-4)
+    lower = results.read("adapters")
+    assert tied(lower, "full", 600) == [lower.rate("full, 600 steps"), film.rate("full, 600 steps")] == [3e-5, 1e-4]
+    assert film.accuracy("full, 600 steps").value > lower.accuracy("full, 600 steps").value  # the stronger rival
     assert {run.cell.rate for run in film.runs if (run.cell.arm, run.cell.steps) == ("pfeiffer", 600)} == {
         film.rate("pfeiffer")}  # fmt: skip
     said(PAGE, "300 steps on film sentences unless said, three seeds, a learning rate tuned for each method.")
+    also = lower.difference("full, 600 steps", "pfeiffer, 600 steps")
     assert longer.verdict == also.verdict == "equal for practical purposes"
-    (lost, around), (more, wide) = (run.in_points().replace("+", "")[:-1].split(" (") for run in (longer, also))
+    lost, around = longer.in_points().replace("+", "")[:-1].split(" (")
     share = f"{100 * film.parameters('pfeiffer') / film.parameters('full'):.1f} %"
     said(PAGE, f"After 600 steps Pfeiffer's adapter, {share} of the parameters, equals full fine-tuning for practical "
-               f"purposes: it is {lost} points behind ({around}). At full fine-tuning's other rate, tied on "
-               f"validation, it is {more} behind ({wide}), and still equal.")  # fmt: skip
+               f"purposes: it is {lost} points behind ({around}).")  # fmt: skip
     said(PAGE, "After 300 steps there is no clear difference.")
     said(PAGE, f"On MiniLM and film sentences Pfeiffer's adapter, {share} of the parameters, equals full fine-tuning "
                "for practical purposes after 600 steps.")  # fmt: skip
@@ -62,8 +61,8 @@ def test_the_residual(film):
     assert found.verdict == "worse"
     assert film.steps("narrow") == film.steps("houlsby r=16 without") == 300
     assert film.difference("houlsby r=16 without", "head").verdict == "better"
-    said(PAGE, f"Training repairs it only in part: after 300 steps on MiniLM, Houlsby's adapter "
-               f"without its residual is worse by {loss} than with it")  # fmt: skip
+    said(PAGE, f"Training repairs it only in part: after 300 steps on MiniLM, an encoder with six blocks, "
+               f"Houlsby's adapter without its residual is worse by {loss} than with it")  # fmt: skip
 
 
 def test_the_place(film):
@@ -103,7 +102,7 @@ def compared(film: results.Results) -> dict[str, Difference]:
     longer = f"{best}, 600 steps", "full, 600 steps"
     asked = [longer, (best, "full"), (thin, "probe"), *((arm, best) for arm in ("lin", "parallel", "houlsby r=8"))]
     asked.append(("drop 4", best))
-    return film.paired({"tied": film.at("full", 1e-4).difference(*longer)} | {str(pair): pair for pair in asked})
+    return film.paired({str(pair): pair for pair in asked})
 
 
 def test_every_verdict_of_the_text_is_one_of_the_table(film):
@@ -133,7 +132,8 @@ def test_every_row_is_settled(film):
 
 def test_the_longer_pass_of_gpt2():
     r"""Hu et al. 2021, table 1, ms for one text of 128 tokens, bare and with Houlsby's adapters of 11M."""
-    said(PAGE, f"in GPT-2 medium by up to {100 * (25.8 / 19.8 - 1):.0f} % for one short text (Hu et al. 2021)")
+    slower = f"{100 * (25.8 / 19.8 - 1):.0f} % slower"
+    said(PAGE, f"That made GPT-2 medium up to {slower} on one short text (Hu et al. 2021)")
 
 
 # The notebook's own run ------------------------------------------------------------------------------------
@@ -182,8 +182,8 @@ def test_untrained_adapters_are_told_as_they_are():
 
 def costs(name: str) -> dict[str, float]:
     r"""A row of the table of costs."""
-    columns = ("trained", "adam", "file", "multiplications", "step")
-    row = printed(PAGE, "\n" + re.escape(name) + r" +([\d,.]+)" * 3 + r" +([\d.]+)% +([\d.]+)")
+    columns = ("trained", "adam", "file", "time")
+    row = printed(PAGE, "\n" + re.escape(name) + r" +([\d,.]+)" * 4)
     return dict(zip(columns, (float(x.replace(",", "")) for x in row), strict=True))
 
 
@@ -192,14 +192,13 @@ def test_the_costs_are_told_as_they_are():
     said(PAGE, f"trains {100 * pfeiffer['trained'] / full['trained']:.1f} % of the parameters")
     said(PAGE, f"{pfeiffer['adam']:.1f} MB for gradient and Adam instead of {full['adam']:.0f}")
     said(PAGE, f"a file of {pfeiffer['file']:.1f} MB for each task instead of {full['file']:.0f}")
-    assert 100 * pfeiffer["trained"] / 6 / (12 * 384**2) == pytest.approx(pfeiffer["multiplications"], abs=0.1)
 
 
 def test_the_times_are_told_as_they_are():
-    six, two = (costs(f"Pfeiffer, r = 16{more}")["step"] for more in ("", ", 4 of 6 blocks dropped"))
+    six, two = (costs(f"Pfeiffer, r = 16{more}")["time"] for more in ("", ", 4 of 6 dropped"))
     assert 1 - six > 0.1 < six - two
-    said(PAGE, f"in this run a step takes {six:.2f} of full fine-tuning's time with six adapters, and {two:.2f} with "
-               "two")  # fmt: skip
+    said(PAGE, f"in this run forward and backward take {six:.2f} of full fine-tuning's time with six adapters, and "
+               f"{two:.2f} with two")  # fmt: skip
 
 
 def test_two_domains_are_told_as_they_are():
