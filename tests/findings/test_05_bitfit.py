@@ -28,13 +28,13 @@ PAGE = "05_bitfit"
 
 #: The pairs of its table: one family, whose verdicts are adjusted together.
 PAIRS = [
-    ("random mask", "full"), ("random mask", "bitfit"), ("bitfit", "full"), ("bitfit", "probe"),
-    ("bitfit, 600 steps", "probe"), ("top 1", "bitfit"), ("bitfit-query", "probe"), ("random mask", "bitfit-query"),
+    ("bitfit", "full"), ("random mask", "full"), ("far", "full"), ("random mask", "bitfit"), ("top 1", "bitfit"),
+    ("bitfit", "probe"), ("bitfit, 600 steps", "probe"), ("bitfit-query", "probe"),
 ]  # fmt: skip
 
 
 #: The rows of its picture.
-SHOWN = {"top 6", "top 2", "far", *(arm for pair in PAIRS for arm in pair)}
+SHOWN = {"top 6", "top 2", *(arm for pair in PAIRS for arm in pair)}
 
 
 @pytest.fixture(scope="module")
@@ -53,12 +53,14 @@ def test_how_little_has_to_train(runs, family):
     share = 100 * runs.parameters("random mask") / runs.parameters("full")
     behind = found.in_points().replace(" (", " points (")
     right = {rate: sum(round(600 * run.validation) for run in own) for rate, own in runs.whole("random mask").items()}
-    assert (right[0.01], right[0.01] - right[0.03]) == (max(right.values()), 12), "two of 300 in each of three seeds"
+    assert right[0.01] == max(right.values()) > right[0.03]
     assert runs.rate("random mask") == 0.01
     assert runs.at("random mask", 0.03).difference("random mask", "full").verdict == "worse"
-    said(PAGE, f"A random mask, {share:.1f} % of the parameters, is better than BitFit and shows {found.verdict} from "
-               f"full fine-tuning: {behind} at a rate of 0.01. At 0.03, nearly as good on validation, it is "
-               "worse.")  # fmt: skip
+    far = 100 * runs.parameters("far") / runs.parameters("full")
+    assert family["far", "full"].verdict == "no clear difference"
+    said(PAGE, f"A random mask, {share:.1f} % of the parameters, is better than BitFit. Both it and FAR, with "
+               f"{far:.0f} %, show {found.verdict} from full fine-tuning: {behind} for the mask at its best rate, 0.01. At "
+               "0.03 it is worse.")  # fmt: skip
     said(PAGE, f"{share:.1f} % of the parameters, drawn by chance, show {found.verdict} at their best rate.")
 
 
@@ -68,13 +70,13 @@ def test_bitfit_and_its_rivals(runs, family):
     assert runs.steps("bitfit") == 300 and runs.steps("probe") == 0
     rival = tenths(late).removeprefix("better ")
     said(PAGE, f"BitFit beats the probe only after 600 steps, {rival}.")
-    half, mask = family["bitfit-query", "probe"], family["random mask", "bitfit-query"]
-    assert (half.verdict, mask.verdict) == ("better", "equal for practical purposes")
+    half = family["bitfit-query", "probe"]
+    assert half.verdict == "better"
     assert runs.steps("bitfit-query") == 300 and round(runs.rate("bitfit-query") / runs.rate("bitfit")) == 10
     assert candidates.EVERY["bitfit-query"].method.biases == "query-and-second-mlp"
     ahead = tenths(half).removeprefix("better ").replace(" points", "")
-    said(PAGE, "Those of query and up, the authors' half, bear ten times the rate, beat the probe after 300 "
-               f"steps, {ahead}, and equal the mask for practical purposes.")  # fmt: skip
+    said(PAGE, "The biases of query and up alone, the authors' half, beat the probe after 300 steps, "
+               f"{ahead}, at ten times BitFit's rate.")  # fmt: skip
 
 
 def test_full_fine_tuning_is_ahead_of_bitfit(runs, family):
@@ -94,12 +96,11 @@ def test_on_product_reviews_they_are_equal_and_not_on_a_third_task():
     mean = results.read("mean")
     read_there = mean.differences([arm for arm in mean.arms if arm != "full"], "full")["bitfit"]
     assert read_there.verdict == "worse" and mean.steps("bitfit") == mean.steps("full") == 300
-    said(PAGE, "On product reviews the two are equal for practical purposes; on a third task BitFit is "
-               f"{-100 * third.value:.1f} behind (notebook 10), on film with both heads "
-               f"[on the mean](../data/evidence/mean.md) {-100 * read_there.value:.1f}.")  # fmt: skip
+    said(PAGE, f"and by {-100 * read_there.value:.1f} with both heads [on the mean](../data/evidence/mean.md). Of "
+               "notebook 10's two other tasks it is worse on one, equal for practical purposes on the other.")  # fmt: skip
     size = [results.read("selective").parameters(arm) - 770 for arm in ("random mask", "bitfit")]
     assert size[0] > 2 * size[1]
-    said(PAGE, "Not measured: masks on other tasks, or of BitFit's size")
+    said(PAGE, "Not measured: masks on other tasks, or as small as BitFit")
 
 
 def test_twice_the_steps_do_not_close_the_gap(runs):
@@ -140,7 +141,7 @@ def test_the_number_of_parameters_does_not_order_methods(runs, family):
 def test_what_the_probes_and_the_rates_are(runs):
     assert runs.parameters("probe") == 385
     said(PAGE, "MiniLM on film sentences, 300 steps unless said, three seeds, learning rates tuned on validation")
-    said(PAGE, "now trained to convergence on all sentences: a logistic regression, the probe on the mean.")
+    said(PAGE, "The rival, the probe on the mean, is section 1's head trained to convergence on all sentences.")
     for arm in SHOWN - {"probe"}:
         name, steps = arm.removesuffix(", 600 steps"), runs.steps(arm)
         tried = {run.cell.rate for run in runs.runs if (run.cell.arm, run.cell.steps) == (name, steps)}
@@ -233,30 +234,29 @@ def test_far_is_told_as_it_is():
 
 def test_the_costs_are_told_as_they_are():
     number = r" +([\d.,]+)"
-    full, two, lowest, everything, bitfit, mask = (
-        printed(PAGE, "\n" + name + number * 5)
-        for name in ("six blocks", "last two blocks", "lowest block", "everything", "BitFit", "random mask")
+    full, two, bitfit, mask = (
+        printed(PAGE, "\n" + name + number * 4) for name in ("six blocks", "last two blocks", "BitFit", "random mask")
     )
-    assert all(0 < float(row[2]) - float(row[1]) < 0.1 for row in (two, bitfit, lowest))
+    assert all(0 < float(row[2]) - float(row[1]) < 0.12 for row in (two, bitfit))
     assert 100 * int(bitfit[0].replace(",", "")) < int(two[0].replace(",", ""))
     said(PAGE, "the last two blocks, or BitFit, with less than a hundredth of their parameters")
-    assert float(two[2]) < float(bitfit[2]) and int(two[4]) < int(bitfit[4])
+    assert float(two[2]) < float(bitfit[2]) and int(two[3]) < int(bitfit[3])
     said(PAGE, f"The last two blocks, on both counts. In this run their step took {two[2]}, BitFit's {bitfit[2]}, a "
                "little more than your count.")  # fmt: skip
-    said(PAGE, f"{bitfit[3]} MB with BitFit, {everything[3]} where everything trains.")
-    said(PAGE, f"are {full[4]} MB where all blocks train:")
-    said(PAGE, f"{bitfit[4]} with BitFit, which keeps no matrix's input")
-    done, far = printed(PAGE, r"\nFAR, up only +[\d,]+ +– +([\d.]+) +\d+ +(\d+)\n")
-    assert float(done) < float(everything[2]) and int(far) < int(everything[4])
-    assert float(mask[2]) > float(everything[2])
+    whole = counts.full(AutoConfig.from_pretrained(sources.minilm(), num_labels=2), "classification")
+    everything, few = (round((4 * whole + 12 * n) / 1e6) for n in (whole, int(bitfit[0].replace(",", ""))))
+    said(PAGE, f"{everything} MB where everything trains, {few} with BitFit.")
+    said(PAGE, f"are {full[3]} MB where all blocks train:")
+    said(PAGE, f"{bitfit[3]} with BitFit, which keeps no matrix's input")
+    done, far = printed(PAGE, r"\nFAR, up only +[\d,]+ +– +([\d.]+) +(\d+)\n")
+    assert float(done) < float(full[2]) < float(mask[2]) and int(far) < int(bitfit[3])
     entries = Entries(torch.zeros(4, 4), torch.tensor([5]))
     with torch.no_grad():
         assert entries.written(base := torch.ones(4, 4)).data_ptr() != base.data_ptr() and base.sum() == 16
-    said(PAGE, f"{far} with FAR, after priming. The split itself saves none")
-    said(PAGE, f"{two[4]} with the last two blocks")
-    assert mask[1] == full[1] == everything[1] == "1.00" and abs(int(mask[4]) - int(full[4])) < 6
+    said(PAGE, f"{far} with FAR, once primed: its gradient stops above block 1's attention. The split itself saves none")
+    said(PAGE, f"{two[3]} with the last two blocks")
+    assert mask[1] == full[1] == "1.00" and abs(int(mask[3]) - int(full[3])) < 6
     said(PAGE, "A random mask saves neither work nor activations")
-    assert 0.5 < 1 - int(full[0].replace(",", "")) / int(everything[0].replace(",", "")) < 0.55
     said(PAGE, "Gradients and Adam's moments go with the number that trains, work and activations with how deep a "
                "selection reaches and whether matrices train")  # fmt: skip
 
@@ -292,7 +292,7 @@ def test_the_split_saves_no_activations():
     model, batch = page_batch()
     kept = []
     up, down = "intermediate.dense.weight", ".output.dense.weight"
-    for ends in (("intermediate.dense.bias",), (up,), (up, down)):
+    for ends in (("intermediate.dense.bias",), (up,), (up, down)):  # none below block 1's *up*
         for name, p in model.named_parameters():
             p.requires_grad_("classifier" in name or (name.endswith(ends) and "attention" not in name))
         kept.append(measure(model, batch).activations / 1e6)
@@ -316,7 +316,7 @@ def test_the_table_of_the_open_exercise():
     rows = {"nothing": 57, "full points": 70, head: 72, "our solution, 1,152 numbers": 77}
     said(PAGE, " ".join(f"| {what} | {right} % |" for what, right in rows.items()))
     assert sum(p.numel() for p in free.values()) == 770 and bitfit_train.REACH == 0.7 and len(posed.kept[2]) == 320
-    said(PAGE, "70 %, a little below the trained head, since 320 sentences leave ±5 points to chance")
+    said(PAGE, "Points rise linearly from 56 % to 70 %.")
     assert bitfit_train.TRAIN.scored(posed, {"classifier.bias": torch.ones(2)}).share == 0
 
 
