@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from finding import once_beside, printed, said, tied
+from finding import once_beside, printed, read, said, tied
 
 from coursekit import methods
 from coursekit.checks import lora_train, practice
@@ -92,16 +92,16 @@ def test_all_linear_is_in_the_blocks(lora):
 
 
 def test_between_lora_and_full_fine_tuning_there_is_no_clear_difference(lora):
-    everywhere, found, longer = (-lora.difference(*pair) for pair in (*ASKED[:2], LONGER))
+    everywhere, longer = (-lora.difference(*pair) for pair in (ASKED[0], LONGER))
     assert everywhere.verdict == "no clear difference" and everywhere.value > 0
     behind = everywhere.in_points()[1:].replace("+", "").replace(" (", " points behind full fine-tuning (")
     said(PAGE, f"No clear difference: on all linear layers LoRA is {behind}.")
     said(PAGE, f"After 300 steps LoRA on all linear layers is {behind}, no clear difference")
     said(PAGE, "What we do not know: whether this holds for larger models and harder tasks")
-    assert found.low > 0 and str(longer) == EQUAL
+    assert str(longer) == EQUAL
     assert {lora.steps(arm) for arm in LONGER} == {600}
-    said(PAGE, "It may be behind full fine-tuning after 300 steps; after 600 it is "
-               f"{100 * longer.value:.1f} points behind, equal for practical purposes.")  # fmt: skip
+    said(PAGE, f"After 600 steps it is {100 * longer.value:.1f} points behind full fine-tuning, equal for practical "
+               "purposes.")  # fmt: skip
     assert round(1e3 * lora.parameters("qv-r8") / lora.parameters("full")) == 3
     said(PAGE, "LoRA on query and value trains 0.3 % of the parameters")
 
@@ -133,8 +133,8 @@ def test_ranks_and_places_are_equal_for_practical_purposes(lora):
 
 def test_relatives_of_lora_bring_no_gain(lora):
     assert {str(lora.difference(*pair)) for pair in RELATIVES} == {EQUAL}
-    said(PAGE, "LoRA's relatives bring no gain here. DoRA, VeRA and OFT equal LoRA; with starts from $W$ or "
-               "the data (PiSSA, OLoRA, EVA) there is no clear difference.")  # fmt: skip
+    said(PAGE, "LoRA's relatives bring no gain here. DoRA, VeRA and OFT equal LoRA; PiSSA, OLoRA and "
+               "EVA, which start $A$ and $B$ elsewhere, show no clear difference.")  # fmt: skip
     assert all(lora.difference(*pair).value < 0 for pair in STARTS)  # adjusted verdicts: the tables' test
 
 
@@ -153,9 +153,6 @@ def test_what_a_step_costs_is_what_was_measured():
     peaks = [f"{row.peak / 1e6:.0f}" for row in (full, lora)]
     said(PAGE, f"At the peak {peaks[0]} MB become {peaks[1]}, a factor of {full.peak / lora.peak:.1f}")
     said(PAGE, f"on query and value a step of MiniLM peaked at {peaks[1]} MB in place of {peaks[0]}.")
-    n, N = lora.trained + lora.head, full.trained + full.head + lora.trained
-    states = lora.weights + lora.gradients + lora.optimizer
-    assert f"{(4 * N + 12 * n) / 1e6:.0f}" == f"{states / 1e6:.0f}"
     assert full.activations > lora.activations > 0.7 * full.activations
     said(PAGE, "Most activations stay, for the gradient passes through every frozen block.")
     assert lora.peak < everywhere.peak  # that they are equal in accuracy: `FEWER`
@@ -223,8 +220,9 @@ def test_what_merging_costs_is_what_was_measured():
     )
     assert n_single == n_half == "0" and int(n_away) > 25
     said(PAGE, "On neither base does merging change a grade of these 40")
-    said(PAGE, f"On the bfloat16 base it moves the logits by {half}, a thirtieth as far as the adapter does ({away})")
-    assert float(single) < 1e-5 and round(float(away) / float(half), -1) == 30
+    said(PAGE, f"On the bfloat16 base it moves a grade's probability by {half} on average; taking the adapter away "
+               f"moves it by {away}")  # fmt: skip
+    assert float(single) < 1e-5 and float(half) < float(away) / 20
     (stay,) = printed(PAGE, r"(\d+)% of the entries stay as they were")
     said(PAGE, f"In this run {stay} % of the entries stay as they were: merging drops this part of the update and "
                "rounds the rest")  # fmt: skip
@@ -232,16 +230,17 @@ def test_what_merging_costs_is_what_was_measured():
 
 
 def test_the_cut_updates_are_told_as_they_are():
-    table = {r: printed(PAGE, rf"\n *{r}  (0\.\d+) \S+ n=200\) +(\d+)%") for r in (0, 1, 2, 8, 384)}
-    said(PAGE, f"rank 2 gives {table[2][0]}, the whole update {table[384][0]}")
-    assert float(table[0][0]) < float(table[1][0]) < float(table[384][0]) <= min(float(table[r][0]) for r in (2, 8))
+    table = {r: printed(PAGE, rf"\n *{r}  (0\.\d+) \S+ n=200\)")[0] for r in (0, 1, 2, 8, 384)}
+    said(PAGE, f"rank 2 gives {table[2]}, the whole update {table[384]}")
+    assert float(table[0]) < float(table[1]) < float(table[384]) <= min(float(table[r]) for r in (2, 8))
     said(PAGE, "with two directions of 384 in each matrix we see no loss on 200 sentences")
-    true, shuffled, noise = printed(
-        PAGE, r"Rank 8 keeps (\d+)% \(true labels\), (\d+)% \(shuffled labels\), (\d+)% \(random matrices\)"
-    )
-    assert true == table[8][1]
+    (cell,) = (cell for cell in read(PAGE).cells if "plots.kept_by_rank(" in cell.source)
+    (alt,) = (o.metadata["image/png"]["alt"] for o in cell.outputs if "image/png" in o.get("data", {}))
+    true, shuffled, noise = re.search(
+        r"at r = 8: true labels (\d+)%, shuffled labels (\d+)%, random matrices (\d+)%", alt
+    ).groups()
     said(PAGE, f"Rank 8 keeps {true} % of the update")
-    said(PAGE, f"and {shuffled} % with shuffled labels, where there is nothing to learn")
+    said(PAGE, f"and still {shuffled} % with shuffled labels, where there is nothing to learn")
     squares = torch.linalg.svdvals(torch.randn(384, 384, generator=torch.Generator().manual_seed(0))) ** 2
     assert f"{100 * squares[:8].sum() / squares.sum():.0f}" == noise
     said(PAGE, "the cut one does")
