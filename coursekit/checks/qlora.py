@@ -45,6 +45,9 @@ UNPACK = Exercise(
         "absmax runs along the columns; it belongs to blocks of the flattened weight, one row of blocks each": (
             lambda codes, table, absmax, block: table[codes] * absmax[: codes.shape[1]]
         ),
+        "the scales change from weight to weight; each belongs to a whole block, so many weights in a row": (
+            lambda codes, table, absmax, block: (table[codes].flatten() * absmax.repeat(block)).reshape(codes.shape)
+        ),
         "a code is no number but an index: look it up in the table": (
             lambda codes, table, absmax, block: unpack(codes, torch.arange(16, dtype=torch.float64), absmax, block)
         ),
