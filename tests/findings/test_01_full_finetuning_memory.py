@@ -9,7 +9,6 @@ import pytest
 import torch
 from bitsandbytes.optim import GlobalOptimManager
 from finding import printed, read, said
-from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
 from transformers.training_args import OptimizerNames
@@ -264,17 +263,6 @@ def test_what_fits_on_seven_cards():
             lower = [planned(case, optimizer, on, stage) for stage in (0, 1, 2)]
             assert all(part + one > 0.9 * card for part, one, card in lower)
     assert fits == ["adamw8bit, with checkpointing"]
-    part, one, card = planned(case, "adamw", True, 3)
-    assert 0.9 * card < part + one < card
-    title = f"{counts.full(CASES[case][0], 'causal') / 1e9:.2f} B at stage 3, GB"
-    (allowed,) = printed(PAGE, rf"{title} +model's part +one sequence +together .(\S+) allowed")
-    assert allowed == f"{0.9 * card / GB:.1f}"
-    said(
-        PAGE,
-        "With Adam in 32 bits it is too close to call. One sequence with checkpointing makes it "
-        f"{(part + one) / GB:.1f} GB: more than the {0.9 * card / GB:.1f} that we allow, "
-        f"less than a card's {card / GB:.1f}.",
-    )
 
 
 def together(optimizer: str) -> float:
@@ -299,8 +287,6 @@ def test_what_a_sequence_counts_as():
     for optimizer, on in itertools.product(("adamw", "adamw8bit"), (False, True)):
         p = memory.predict(config, optimizer=optimizer, checkpointing=on, **FIXED)
         assert p.activations == p.kept + 2 * scores == max(point.activations for point in p.timeline)
-        name = f"{optimizer}, {'with' if on else 'no'} checkpointing"
-        assert printed(PAGE, rf"{name} +\S+ +(\S+) +\S+ +(?:yes|no)") == (f"{p.activations / GB:.1f}",)
         assert sum(term.bytes for term in p.terms if term.name == "log softmax") == scores
         assert [term.bytes for term in p.block if "in fp32" in term.name] == [4 * vectors] * 2
         assert {term.bytes for term in p.block if term.formula == "T d" and "in fp32" not in term.name} == {2 * vectors}
@@ -312,8 +298,7 @@ def test_what_the_margin_has_to_hold():
     config = CASES["10 B on 7 × RTX 4090"][0]
     block = 4 * config.hidden_size**2 + 3 * config.hidden_size * config.intermediate_size
     assert 2 * 2 * block < 0.1 * memory.card("RTX 4090").capacity(), "the one that computes, and the next"
-    said(PAGE, "A tenth of each card, our guess, stays free for the blocks that stage 3 gathers, the update's work and "
-               "CUDA.")  # fmt: skip
+    said(PAGE, "and a tenth of each card stays free for the blocks that stage 3 gathers, the update's work and CUDA.")
 
 
 def test_the_plans(score):
@@ -340,8 +325,8 @@ def test_what_the_score_is(score):
     assert score("adamw, no checkpointing", 1, 2, 1) == 2 / (2 + 1), "neither hides the other"
     eight = score("adamw8bit, no checkpointing", 1, 2) / score("adamw, no checkpointing", 1, 2)
     assert eight < 1
-    said(PAGE, "After each pass the cards stop to exchange gradients, which takes as long as wait sequences: 2 on slow "
-               "links (RTX 4090), 0.5 on fast ones (A100), both guesses.")  # fmt: skip
+    said(PAGE, "Two guesses: after each pass the cards stop to exchange gradients for as long as wait sequences take, "
+               "2 on slow links (RTX 4090) and 0.5 on fast ones (A100)")  # fmt: skip
 
 
 def test_where_the_peak_of_a_step_is(config, step):
@@ -424,8 +409,8 @@ def test_behind_a_frozen_embedding_the_reentrant_way_builds_no_graph():
         assert Recompute.apply(lambda h: weight @ h, x).requires_grad == x.requires_grad
     said(
         PAGE,
-        "Take use_reentrant=False: True, a Function like yours, builds no graph where its input requires no gradient, "
-        "as behind a frozen embedding.",
+        "Take use_reentrant=False: True, a Function like yours, builds no graph behind a frozen embedding, whose "
+        "output requires no gradient.",
     )
 
 
@@ -444,24 +429,6 @@ def test_stage_3_is_fsdp2(tmp_path, monkeypatch):
     assert TrainingArguments(str(tmp_path), use_cpu=True).optim == OptimizerNames.ADAMW_TORCH_FUSED
     assert OptimizerNames.ADAMW_TORCH_8BIT == "adamw_torch_8bit"
     said(PAGE, "in place of activation_checkpointing, and torchao's adamw_torch_8bit")
-
-
-def test_the_library_s_second_run_is_in_the_first_one_s_precision():
-    weight, seen = torch.ones(2, 2, requires_grad=True), []
-
-    def run(x):
-        seen.append(torch.is_autocast_enabled("cpu"))
-        return x @ weight
-
-    for way in (lambda x: checkpoint(run, x, use_reentrant=False), lambda x: Recompute.apply(run, x)):
-        with torch.autocast("cpu", torch.bfloat16):
-            out = way(torch.ones(2, 2, requires_grad=True))
-        out.backward(torch.ones_like(out))
-    assert seen == [True, True, True, False]
-    said(
-        PAGE,
-        "it is torch.utils.checkpoint, as in LoRA's row above; it also restores autocast and the random generators",
-    )
 
 
 def test_zero_splits_the_optimizer_first():
@@ -555,7 +522,7 @@ def test_section_7_counts_a_16_bit_weight_whole_and_its_master_copy_split():
     bills = {precision: memory.bill(10e9, precision=precision) for precision in ("fp32", "mixed")}
     fp32, mixed = ((b.weights, b.gradients, b.master) for b in bills.values())
     assert fp32 == (40 * GB, 40 * GB, 0) and mixed == (20 * GB, 20 * GB, 40 * GB) and sum(fp32) == sum(mixed)
-    said(PAGE, "2 + 2 + 4 bytes of the table become 4 + 4.")
+    said(PAGE, "so section 2's 2 + 2 + 4 bytes (weight, gradient, master) become 4 + 4.")
     config, cards, _ = CASES["7 B on 4 × A100 of 80 GB"]
     p = memory.predict(config, **FIXED)
     n = counts.full(config, "causal")
