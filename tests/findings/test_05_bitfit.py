@@ -59,8 +59,8 @@ def test_how_little_has_to_train(runs, family):
     far = 100 * runs.parameters("far") / runs.parameters("full")
     assert family["far", "full"].verdict == "no clear difference"
     said(PAGE, f"A random mask, {share:.1f} % of the parameters, is better than BitFit. Both it and FAR, with "
-               f"{far:.0f} %, show {found.verdict} from full fine-tuning: {behind} for the mask at its best rate, 0.01. "
-               "At 0.03 it is worse.")  # fmt: skip
+               f"{far:.0f} %, show {found.verdict} from full fine-tuning: {behind} for the mask at its best rate, "
+               "0.01. At 0.03 it is worse.")  # fmt: skip
     said(PAGE, f"{share:.1f} % of the parameters, drawn by chance, show {found.verdict} at their best rate.")
 
 
