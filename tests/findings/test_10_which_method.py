@@ -81,7 +81,7 @@ SIX = ("pfeiffer", "ia3", "lora", "prefix", "bitfit", "prompt")
 
 
 def test_where_six_methods_were_run_again(stored):
-    others = {task: results.read(task) for task in ("mean", "product", "source")}
+    others = {"mean": results.read("mean"), "product": results.read("product"), "source": results.read("source")}
     columns = [stored.differences([f"{arm}, 600 steps" for arm in SIX], "full, 600 steps")]
     columns = [dict(zip(SIX, columns[0].values(), strict=True))]
     columns += [there.differences(SIX, "full") for there in others.values()]
