@@ -51,7 +51,7 @@ def test_packed_examples_have_the_loss_that_they_have_one_by_one():
         for mistake in ("the cache left on", "an attention mask")
     )
     assert cached == masked > packed + 1
-    said(PAGE, f"examples see those before them, at overlapping positions, and the loss is {cached:.2f}.")
+    said(PAGE, f"examples see those before them as if they stood at the same places, and the loss is {cached:.2f}.")
     assert abs(one - packed) < 1e-4 and abs(whole - in_rows) < 1e-4
     assert printed(PAGE, r"0–\d+ +'<\|im_start\|>' 'system'.* (\w+)\n") == ("read",), "masked before it is packed"
     said(PAGE, "harmless while only answers are learned; where the request is learned too")

@@ -59,8 +59,8 @@ def test_how_little_has_to_train(runs, family):
     far = 100 * runs.parameters("far") / runs.parameters("full")
     assert family["far", "full"].verdict == "no clear difference"
     said(PAGE, f"A random mask, {share:.1f} % of the parameters, is better than BitFit. Both it and FAR, with "
-               f"{far:.0f} %, show {found.verdict} from full fine-tuning: {behind} for the mask at its best rate, "
-               "0.01. At 0.03 it is worse.")  # fmt: skip
+               f"{far:.0f} %, show {found.verdict} from full fine-tuning: {behind} for the mask at its best rate, 0.01."
+               " At 0.03 it is worse.")  # fmt: skip
     said(PAGE, f"{share:.1f} % of the parameters, drawn by chance, show {found.verdict} at their best rate.")
 
 
@@ -237,12 +237,12 @@ def test_the_costs_are_told_as_they_are():
     full, two, bitfit, mask = (
         printed(PAGE, "\n" + name + number * 4) for name in ("six blocks", "last two blocks", "BitFit", "random mask")
     )
-    assert all(0 < float(row[2]) - float(row[1]) < 0.12 for row in (two, bitfit))
+    assert all(0 < float(row[2]) - float(row[1]) < 0.15 for row in (two, bitfit))
     assert 100 * int(bitfit[0].replace(",", "")) < int(two[0].replace(",", ""))
     said(PAGE, "the last two blocks, or BitFit, with less than a hundredth of their parameters")
     assert float(two[2]) < float(bitfit[2]) and int(two[3]) < int(bitfit[3])
-    said(PAGE, f"The last two blocks, on both counts. In this run their step took {two[2]}, BitFit's {bitfit[2]}, a "
-               "little more than your count.")  # fmt: skip
+    said(PAGE, f"The last two blocks, on both counts. In this run their step took {two[2]}, BitFit's {bitfit[2]}: "
+               "more than your count, which leaves out all but matrix products.")  # fmt: skip
     whole = counts.full(AutoConfig.from_pretrained(sources.minilm(), num_labels=2), "classification")
     everything, few = (round((4 * whole + 12 * n) / 1e6) for n in (whole, int(bitfit[0].replace(",", ""))))
     said(PAGE, f"{everything} MB where everything trains, {few} with BitFit.")

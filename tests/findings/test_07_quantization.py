@@ -221,8 +221,8 @@ def test_at_the_bits_of_qlora_nf4_loses_least():
     assert printed(PAGE, r"\n([\d.]+) bits a weight +weights in a block") == (f"{bits:.2f}",)
     assert min(shown, key=shown.get) == "NF4" and max(shown, key=shown.get) == "fp4"
     said(PAGE, f"At QLoRA's {bits:.2f} bits NF4 loses least, and bitsandbytes' default most")
-    said(PAGE, "The zero point takes four bits beside the scale's eight, so its blocks must be longer by half: "
-               "$12/96=8/64$")  # fmt: skip
+    said(PAGE, "With the zero point's four bits a block stores 12 where NF4's stores 8. At equal cost it is longer by "
+               "half: $12/96=8/64$")  # fmt: skip
     said(PAGE, f"at QLoRA's {bits:.2f} bits its error on MiniLM is {shown['NF4']} %, "
                f"that of int4 with a zero point {shown['int4 with a zero point']} %")  # fmt: skip
 
@@ -288,7 +288,7 @@ def test_bits_of_the_formats():
     affine = quantize_affine(torch.randn(64, 64), bits=4, block=64)
     assert affine.codes.unique().numel() == 16
     assert affine.grid.zero.numel() == 64 and affine.grid.zero.max() < 16  # four bits for each 64 weights
-    said(PAGE, "The zero point takes four bits beside the scale's eight")
+    said(PAGE, "With the zero point's four bits a block stores 12 where NF4's stores 8.")
     q = quantize_blockwise(torch.ones(64, 64), "nf4", 16)
     assert replace(q, absmax=q.absmax.half()).bits == 4 + 16 / 16 == 4 + 2 * 16 / 32 == 5
     said(PAGE, "Q4_1 takes 5 bits a weight, as does NF4 with an fp16 scale for 16 weights")

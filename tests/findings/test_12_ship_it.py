@@ -90,7 +90,11 @@ def test_one_more_error_of_the_same_size_doubles_a_divergence():
     small = difference(one, one + errors[0], mask)[0]
     assert abs(difference(one, one + errors.sum(0), mask)[0] / small - 2) < 0.1
     assert abs(difference(one, one + 2 * errors[0], mask)[0] / small - 4) < 0.1
-    said(PAGE, "one more independent rounding of the same size doubles a divergence, and should pass")
+    said(
+        PAGE,
+        "a small divergence grows with the square of the error, so one more independent rounding of the same size "
+        "doubles it, and should pass",
+    )
 
 
 def test_this_run_of_the_file():
