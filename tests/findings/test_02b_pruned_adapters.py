@@ -27,7 +27,8 @@ def test_cut_before_training(film):
     eighty, snip, random = (film.difference(arm, BEST) for arm in BEFORE)
     assert {found.verdict for found in (eighty, snip, random)} == {"equal for practical purposes"}
     said(PAGE, f"SNIP changes accuracy by {snip.in_points().replace(' (', ' points (')}, equal for practical purposes")
-    said(PAGE, "Cut before training, 95 % of the weights can go: accuracy is equal for practical purposes.")
+    said(PAGE, "On film sentences, cut before training, 95 % of the weights can go: accuracy is equal for practical "
+               "purposes.")  # fmt: skip
 
 
 def test_a_linear_probe_comes_close(compared):
@@ -61,7 +62,7 @@ def test_what_the_exercise_says_of_its_adapters():
     said(PAGE, f"All {biases:,} biases kept leave {KEEP - biases:,} weights")
     said(PAGE, f"all biases and the {KEEP - biases:,} largest weights, not trained again | {100 * CUT:.0f} %")
     said(PAGE, f"the wide ones | {100 * WHOLE:.0f} %")
-    said(PAGE, f"no points if more than half of the gain over {100 * NOTHING:.0f} % stays")
+    said(PAGE, f"if more than half of the gain over {100 * NOTHING:.0f} % is still there, there are no points")
     said("02_adapters", f"If more than half of the gain over {100 * NOTHING:.0f} % is left, you get no points")
     said(PAGE, f"keep the last {FRESH} rows back, which trained() has not seen, and aim above {100 * ASKED:.0f} %")
 

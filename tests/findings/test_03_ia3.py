@@ -102,7 +102,7 @@ def test_few_sentences_do_not_favour_it(film):
     assert [*ahead] == [(128, "lora")] and str(found[128]["full"]) == EQUAL
     said(PAGE, f"No: LoRA is {tenths(ahead[128, 'lora'])}. Full fine-tuning and the linear probe are equal to (IA)³. "
                "With 16 sentences (IA)³ is not shown to beat a constant answer")  # fmt: skip
-    printed(PAGE, "(Verdicts are adjusted for four comparisons)")
+    printed(PAGE, "(The other verdicts are adjusted for four comparisons)")
     assert not [arm for column in found.values() for arm, d in column.items() if d.verdict == "worse"], "not ahead"
     said(PAGE, "for practical purposes; with 128 LoRA is better.")
     seeds = {run.cell.seed for run in film.arms[few("ia3", 16)]}

@@ -182,7 +182,7 @@ def test_a_prefix_of_twenty_beats_the_probe_of_what_it_reads(film, pairs):
                f"{tenths(twenty).removeprefix('better ')}.")  # fmt: skip
     mean = pairs["prefix-20", "probe"]
     assert (mean.verdict, film.steps("prefix-20")) == ("no clear difference", 300)
-    said(PAGE, f"The probe on the mean is a harder rival. After 300 steps the prefix shows {mean.verdict} to it "
+    said(PAGE, f"The probe on the mean is a harder rival. After 300 steps the prefix shows {mean.verdict} from it "
                f"({ranges(mean).replace('-', '−')} points).")  # fmt: skip
     assert film.accuracy("probe").value > film.accuracy("probe-cls").value
     said(PAGE, "after 300 steps twenty vectors in each block beat a linear probe on [CLS] by "

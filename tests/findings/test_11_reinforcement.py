@@ -172,25 +172,31 @@ def test_where_the_points_come_from(stored):
 
 
 def test_both_at_three_rates(stored):
+    rights = []
     for arms in (RATES, LONGER_RATES):
-        slow, page, fast = (stored.accuracy(arm, of="right").value for arm in arms)
-        assert page > max(slow, fast)
+        seeds = [[mean(run.more["right"]) for run in stored.arms[arm][:3]] for arm in arms]
+        slow, page, fast = own = list(map(statistics.fmean, seeds))
+        assert abs(page - slow) < 0.03 and page - fast > 0.05
+        rights.append(own)
         assert [stored.rate(arm) for arm in arms] == [6e-4, 2e-3, 6e-3]
         assert [len(stored.arms[arm]) for arm in arms] == [3, 10, 3]
     assert {stored.steps(arm) for arm in LONGER_RATES} == {18}
     assert stored.rate(SHOWN) == 2e-3
-    said(PAGE, "The learning rate suits both: at a third of it and at three times it both had fewer right draws on "
-               "average")  # fmt: skip
+    assert all(rival > part for part, rival in zip(*rights, strict=True))
+    said(PAGE, "The learning rate favours neither: on the three seeds that have all rates, a third of it changes "
+               "little for either, three times it hurts both, and the rival had more right draws at each.")  # fmt: skip
 
 
-def test_the_rival_in_no_more_time(stored, adjusted):
+def test_the_rival_in_about_the_same_time(stored, adjusted):
     longer, shown = (adjusted[f"{arm} {GRPO} right"] for arm in (LONGER, SHOWN))
     assert longer.verdict == "better" and shown.verdict == "no clear difference"
     (times,) = printed(PAGE, r"GRPO takes ([\d.]+) times as long")
-    assert stored.steps(LONGER) == 18 <= float(times) * stored.steps(GRPO) and stored.steps(GRPO) == 8
+    assert stored.steps(LONGER) == 18 == pytest.approx(float(times) * stored.steps(GRPO), rel=0.3)
+    assert stored.steps(GRPO) == 8
     value, ends = points(longer).split(" points (")
-    said(PAGE, "It takes 18 steps, in no more time than GRPO’s eight; one pass over the sums takes eight")
-    said(PAGE, f"In no more time, showing the answers is better: the rival has {value} points more right draws ({ends}")
+    said(PAGE, "It takes 18 steps, about as long as GRPO’s eight; one pass over the sums takes eight")
+    said(PAGE, "In about the same time, showing the answers is better: the rival has "
+               f"{value} points more right draws ({ends}")  # fmt: skip
     said(PAGE, f"After as many steps, eight each (one pass), there is {shown.verdict} in right draws")
     assert stored.steps(SHOWN) == 8
     said(PAGE, f"Showing the right answers for as long brought {value} points more ({ends}")
