@@ -52,9 +52,9 @@ def test_short_blocks_with_8_bit_scales_lose_least():
 
 def test_such_differences_may_not_show_in_a_task():
     formats = results.read("formats")
-    (found,) = {str(formats.difference(f"full, {code}", "full")) for code in ("int4", "fp4", "nf4", "e2m1")}
+    (found,) = {str(formats.difference(f"full, {code}", "full")) for code in ("int4", "nf4", "e2m1")}
     said(PAGE, "Such differences may not show in a task")
-    said(PAGE, f"int4, fp4, NF4 and E2M1 in blocks of 64 left accuracy on film sentences {found}")
+    said(PAGE, f"int4, NF4 and E2M1 in blocks of 64 left accuracy on film sentences {found}")
 
 
 def test_the_hardware_formats_lose_more_than_nf4_with_as_many_bits():

@@ -133,8 +133,8 @@ def test_the_merge_with_noise_keeps_what_the_adapter_gained():
     low, high = (float(chance[1]) + side * float(chance[2]) for side in (-1, 1))
     assert low < 0 < high and high - low < 0.25, "no clear difference, and less than what is not answering with a grade"
     assert float(chance[0]) >= float(gained) - 0.05 and float(nearest[0]) == 0
-    said(PAGE, "In this run the merge with noise keeps all that the adapter had gained: "
-               f"{chance[0]} nats of {gained}, a difference of {chance[1]} (± {chance[2]}); the merge to the "
+    said(PAGE, f"In this run the merge with noise keeps {chance[0]} of the {gained} nats that the adapter had gained, "
+               f"a difference of {chance[1]} (± {chance[2]}); the merge to the "
                f"nearest level keeps {nearest[0]}. Nearly all of the gain is answering with a grade (08)")  # fmt: skip
     (before,) = printed(PAGE, r"(\S+) nats  before training")
     (guess,) = printed("08_qlora", r"entropy of the grades: (\S+) nats")
