@@ -86,8 +86,8 @@ def test_large_prompts_learn_that_one_of_two_words_comes_but_not_which(gate):
     assert min(*drawn["open"], *drawn["gate from 1"]) > math.log(2) > max(drawn["gate"][-1], drawn["open-small"][-1])
     assert min(late) > math.log(2)
     first = [own[0] for own in losses(gate, "open")]
-    said(PAGE, f"They start above {math.floor(min(first))} nats and end at {min(late):.2f} to {max(late):.2f}, where a "
-               f"coin has {math.log(2):.2f}.")  # fmt: skip
+    said(PAGE, f"They start above {math.floor(min(first))} nats (the picture's first point is a mean of 20 steps) and "
+               f"end at {min(late):.2f} to {max(late):.2f}, where a coin has {math.log(2):.2f}.")  # fmt: skip
     (constant,) = {float(run.more["constant"]) for run in gate.arms["open"]}
     assert gate.accuracy("open").low < constant < gate.accuracy("open").high
     printed(PAGE, rf"(constant answer: {constant:.3f})")
