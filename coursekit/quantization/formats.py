@@ -2,8 +2,6 @@ r"""Number formats: what they can and cannot express, read from their own bit pa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -19,27 +17,9 @@ FLOATS = {
 }
 
 
-@dataclass(frozen=True)
-class Format:
-    r"""A floating-point format in figures."""
-
-    bits: int
-    largest: float
-    normal: float  # the smallest number with full precision
-    smallest: float  # the smallest number above zero
-    step: float  # from 1 to the next number
-
-
-def float_format(name: str) -> Format:
-    r"""The figures of the float `name` ("fp32", "bf16", ...). CourseError for a name that is none."""
-    info = torch.finfo(_dtype(name))
-    # Below the smallest normal number the exponent stays and the digits run out.
-    return Format(info.bits, info.max, info.smallest_normal, info.smallest_normal * info.eps, info.eps)
-
-
 def numbers(name: str) -> Float[Tensor, " n"]:
     r"""Every finite number of a float of 8 or 16 bits, ascending, each once, in fp32: all its bit patterns, read."""
-    dtype = _dtype(name)
+    dtype = FLOATS[one_of("format", name, FLOATS)]
     width = {1: torch.uint8, 2: torch.int16}.get(dtype.itemsize)
     if width is None:
         short = [other for other, d in FLOATS.items() if d.itemsize < 4]
@@ -47,7 +27,3 @@ def numbers(name: str) -> Float[Tensor, " n"]:
     patterns = torch.arange(2 ** (8 * dtype.itemsize), device="cpu")
     values = patterns.to(torch.int32).to(width).view(dtype).float()
     return values[values.isfinite()].unique()
-
-
-def _dtype(name: str) -> torch.dtype:
-    return FLOATS[one_of("format", name, FLOATS)]

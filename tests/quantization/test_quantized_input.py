@@ -13,7 +13,7 @@ from coursekit.qlora import PagedAdamW
 from coursekit.quantization.affine import grid, quantize_affine
 from coursekit.quantization.code_error import measured_error
 from coursekit.quantization.codes import code
-from coursekit.quantization.formats import float_format, numbers
+from coursekit.quantization.formats import numbers
 from coursekit.quantization.normal_float import normal_float
 
 ONES, MAP = torch.ones(64), Q.dynamic_map()
@@ -79,7 +79,7 @@ def unchecked(monkeypatch):
     (code, ("nf44",), {}, r"unknown code 'nf44'; did you mean 'nf4'\?"),
     (code, (7,), {}, "known: e2m1, fp4, int2"),
     (Q.quantize_microscaling, (ONES, "mxfp5"), {}, r"unknown format 'mxfp5'; did you mean 'mxfp4'\?"),
-    (float_format, ("fp9",), {}, "unknown format 'fp9'; did you mean"),
+    (numbers, ("fp9",), {}, "unknown format 'fp9'; did you mean"),
     (numbers, ("fp32",), {}, "unknown format that can be listed 'fp32'"),
     # flags
     *((function, arguments, {name: "no"}, f"{name} must be True or False; got 'no'") for function, arguments, name in (
