@@ -28,7 +28,6 @@ def by_learning_rate(
     lines: Mapping[str, float] | None = None,
     seeds: Mapping[str, Mapping[float, Sequence[float]]] | None = None,
     named: Mapping[str, tuple[float, float]] | None = None,
-    joined: bool = False,
 ) -> Axes:
     r"""Validation accuracy over the learning rate, a line for each of `curves`, a ring around the one chosen.
 
@@ -36,7 +35,7 @@ def by_learning_rate(
     and not chosen. colours: label -> colour, such as its family's; curves of one colour differ in their dashes. lines:
     name -> accuracy, of `plots.experiments.LINES`. seeds: label -> rate -> accuracies of its seeds: small dots,
     beside each other's. named: label -> where its name stands, in points of a page from its ring; there is no legend
-    then. joined: a thin line from a rate's lowest seed to its highest.
+    then.
     """
     ax, once = axes(), {} if once is None else once
     own = dict(zip(curves, cycle(COLOURS), strict=False)) | dict(colours or {})
@@ -60,8 +59,6 @@ def by_learning_rate(
         beside = 1.08 ** (n - (len(seeds or {}) - 1) / 2)  # so that no curve's dots cover another's
         for rate, values in found.items():
             ax.plot([rate * beside] * len(values), values, color=own[label], **dot)
-            if joined:
-                ax.vlines(rate * beside, min(values), max(values), colors=own[label], linewidth=0.8, alpha=0.5)
     alt.says(ax, "; ".join(_of_seeds(label, found) for label, found in (seeds or {}).items()))
     ax.set_xscale("log")
     ax.set_xlabel("learning rate")

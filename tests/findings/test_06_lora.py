@@ -38,7 +38,7 @@ FEWER, *PLACES = ("all-r8", "qv-r8"), ("all-r8", "attention-r18"), ("all-r8", "m
 RELATIVES = ("dora", "qv-r8"), ("vera", "qv-r8"), ("oft", "qv-r8")
 STARTS = tuple((f"all-r8-{init}", "all-r8") for init in ("pissa", "olora", "eva"))
 PROBE = ("qv-r8", "probe"), ("full", "probe")
-ASKED = ("all-r8", "full"), ("qv-r8", "full"), LONGER, *PROBE
+ASKED = ("all-r8", "full"), ("qv-r8", "full"), LONGER, PROBE[0]
 VARIANTS = *RANKS, FEWER, *PLACES, *RELATIVES, *STARTS
 EQUAL = "equal for practical purposes (within 3 points)"
 
@@ -46,7 +46,7 @@ EQUAL = "equal for practical purposes (within 3 points)"
 def test_the_verdicts_of_both_tables(lora):
     first, second = (lora.pairs({str(pair): pair for pair in asked}) for asked in (ASKED, VARIANTS))
     unclear, equal = "no clear difference", EQUAL.partition(" (")[0]
-    assert [row[-1] for row in first.rows] == [*[unclear] * 2, equal, *["better"] * 2]
+    assert [row[-1] for row in first.rows] == [*[unclear] * 2, equal, "better"]
     assert [row[-1] for row in second.rows] == [*[equal] * 8, *[unclear] * 3]
     assert printed(PAGE, r"Holm's adjustment for (\d+) comparisons") == (str(len(first.rows)),)
     assert printed(PAGE, r"As above, with (\d+) comparisons") == (str(len(second.rows)),)
@@ -68,7 +68,7 @@ def test_what_was_trained_and_tested(lora, every):
     passes = 300 * int(batch) / int(seen.replace(",", ""))
     said(PAGE, f"two classes: 300 steps of {batch} sentences ({passes:.2f} of a pass), three seeds, every learning "
                f"rate tuned, {sentences:,} test sentences. LoRA has $r=8$ unless said")  # fmt: skip
-    said(PAGE, "We set $\\alpha=2r$, and tune the rate")
+    said(PAGE, "we set $\\alpha=2r$, and tune the learning rate")
     searched = {arm for arm in arms if not arm.endswith("600 steps")}
     assert not any(once_beside(every, arm) for arm in searched)
     assert {lora.parameters(f"all-r8-{init}") for init in ("pissa", "olora")} == {lora.parameters("all-r8")}
@@ -94,9 +94,12 @@ def test_all_linear_is_in_the_blocks(lora):
 def test_between_lora_and_full_fine_tuning_there_is_no_clear_difference(lora):
     everywhere, longer = (-lora.difference(*pair) for pair in (ASKED[0], LONGER))
     assert everywhere.verdict == "no clear difference" and everywhere.value > 0
-    behind = everywhere.in_points()[1:].replace("+", "").replace(" (", " points behind full fine-tuning (")
-    said(PAGE, f"No clear difference: on all linear layers LoRA is {behind}.")
-    said(PAGE, f"After 300 steps LoRA on all linear layers is {behind}, no clear difference")
+    value, ends = everywhere.in_points()[1:].replace("+", "").split(" (")
+    fewer = (-lora.difference(*ASKED[1])).in_points().replace("+", "")  # its adjusted verdict: the tables' test
+    said(PAGE, f"No clear difference: after 300 steps LoRA is {value} points behind full fine-tuning on all linear "
+               f"layers ({ends}, {fewer[:-1].replace(' (', ' on query and value (')}).")  # fmt: skip
+    said(PAGE, f"After 300 steps LoRA on all linear layers is {value} points behind full fine-tuning ({ends}, no "
+               "clear difference")  # fmt: skip
     said(PAGE, "What we do not know: whether this holds for larger models and harder tasks")
     assert str(longer) == EQUAL
     assert {lora.steps(arm) for arm in LONGER} == {600}
@@ -112,7 +115,6 @@ def test_at_either_tied_rate_of_full_fine_tuning_at_600_steps_lora_is_equal(lora
     assert tied(every, "full", 600) == rates  # searched anew with the other methods
     assert str(lora.difference(*TIED)) == str(lora.difference(*LONGER)) == EQUAL
     assert lora.accuracy(LONGER[1]).value > lora.accuracy(TIED[1]).value, "the stricter one stands in the table"
-    printed(PAGE, "At 600 steps two rates of full fine-tuning tie on validation; this is the better one")
     row = r"query and value − full fine-tuning, 600 steps +([\d.]+) +([\d.]+)"
     assert printed(PAGE, row) == tuple(f"{lora.accuracy(arm).value:.4f}" for arm in LONGER)
 
@@ -133,8 +135,9 @@ def test_ranks_and_places_are_equal_for_practical_purposes(lora):
 
 def test_relatives_of_lora_bring_no_gain(lora):
     assert {str(lora.difference(*pair)) for pair in RELATIVES} == {EQUAL}
-    said(PAGE, "LoRA's relatives bring no gain here. DoRA, VeRA and OFT equal LoRA; PiSSA, OLoRA and "
-               "EVA, which start $A$ and $B$ elsewhere, show no clear difference.")  # fmt: skip
+    said(PAGE, "LoRA's relatives bring no gain here. DoRA (the lengths of $W$'s rows train too), VeRA (two vectors "
+               "beside random $A$ and $B$) and OFT (a rotation) equal LoRA; PiSSA, OLoRA and EVA, which start $A$ and "
+               "$B$ elsewhere, show no clear difference.")  # fmt: skip
     assert all(lora.difference(*pair).value < 0 for pair in STARTS)  # adjusted verdicts: the tables' test
 
 
@@ -143,7 +146,7 @@ def test_its_best_learning_rate_is_ten_times_that_of_full_fine_tuning_or_more(lo
     pairs = *((arm, "full") for arm in (*ranks, "all-r8", "attention-r18", "mlp-r14")), LONGER
     assert not any(once_beside(every, arm) for arm in ("full", *ranks))  # the rates beside the best have all seeds
     assert min(lora.rate(one) / lora.rate(full) for one, full in pairs) == pytest.approx(10)
-    said(PAGE, "LoRA's best is at least ten times full fine-tuning's.")
+    said(PAGE, "At least ten times higher.")
     assert lora.rate("all-r8") / lora.rate("full") == pytest.approx(10)
     said(PAGE, "$r=8$, $\\alpha=2r$ and about ten times full fine-tuning's learning rate, as Schulman et al. find too")
 
@@ -160,10 +163,7 @@ def test_what_a_step_costs_is_what_was_measured():
     said(PAGE, f"On query and value a step is {1 / lora.step_ratio:.1f} times as fast: only")
     printed(PAGE, rf"\nfull fine-tuning .* 1\n(?:.*\n)+.*Full fine-tuning, timed again: {full.step_ratio:.2f}\.")
     assert round(134_515_008 / full.trained) == 6
-    said(PAGE, "Now MiniLM, six times smaller")
-    embeddings = sum(p.numel() for name, p in load_encoder("minilm")[0].named_parameters() if "embeddings" in name)
-    assert round(embeddings / full.trained, 1) == 0.5
-    said(PAGE, "Half of MiniLM's parameters are embeddings: neither factor carries over to other models or GPUs")
+    said(PAGE, "so we take MiniLM, six times smaller.")
     assert {(row.device, row.threads) for row in (full, lora, everywhere)} == {("AMD EPYC", 1)}
     said(PAGE, "for one step of MiniLM on 16 sentences on one CPU thread")
 
@@ -252,17 +252,14 @@ def test_pefts_file_holds_four_bytes_a_number():
     said(PAGE, f"The file holds $A$ and $B$ alone, {size} MB beside SmolLM2's {4 * 134_515_008 / 1e6:.0f}")
 
 
-def test_what_happens_one_rate_higher(lora, every):
+def test_what_happens_one_rate_higher(lora):
     r"""The rates beside the best have all three seeds."""
     constant = lora.validation("constant")
     for arm in ("qv-r8", "all-r8"):
         tried = [run for run in lora.runs if run.cell.arm == arm and run.cell.rate > lora.rate(arm)]
         above = [run for run in tried if run.cell.rate == min(other.cell.rate for other in tried)]
         assert len(above) == 3 and all(run.validation <= constant for run in above)
-    tried = every.whole("full")
-    above = tried[min(rate for rate in tried if rate > every.rate("full"))]
-    assert len(above) == 3 and sum(run.validation <= constant for run in above) == 1
-    said(PAGE, "One rate higher, all LoRA seeds in the picture fail, and one of full's")
+    said(PAGE, "One rate higher still, LoRA falls to the constant answer with every seed")
 
 
 def test_the_exercise_asks_for_what_its_check_asks():
