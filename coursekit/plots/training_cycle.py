@@ -58,19 +58,19 @@ def _means(losses: Sequence[float], tokens: int) -> tuple[np.ndarray, np.ndarray
     return tokens * (np.arange(len(mean)) + (smooth + 1) // 2), mean
 
 
-#: Of each stage its name, its rows (height, kind of tokens -> how many), and what its loss takes.
+#: Of each stage its name, its rows (height, kind of tokens -> how many), and what enters its loss.
 _STAGES = (
     ("1  pre-training", ((4.3, {"any text": 9}),), "mean over all"),
     ("2  instruction tuning", ((2.6, {"request": 5, "answer": 4}),), "mean over the answer"),
     ("3  preference tuning", ((0.9, {"request": 5, "chosen answer": 4}), (-0.2, {"request": 5, "rejected answer": 4})),
-     "ln π of the chosen answer −\nln π of the rejected one,\neach minus its ln π₀\n(π₀: after stage 2, frozen)"),
+     "ln π/π₀ of the chosen answer\nminus that of the rejected one\n(π₀: the model after stage 2)"),
 )  # fmt: skip
 #: What a column has, with its shape.
 _COLUMNS = {
     0.0: "token ids\n(batch, seq)",
     4.1: "model, gives logits\n(batch, seq, vocab)",
     7.55: "−ln π, one for each token\nbut the first: (batch, seq − 1)",
-    11.0: "what the loss takes\na number",
+    11.0: "what enters the loss\na number",
 }
 #: Heights of the bars that stand for −ln π.
 _NATS = (0.5, 0.25, 0.55, 0.15, 0.35, 0.5, 0.2, 0.4)
@@ -89,9 +89,9 @@ def stages() -> Axes:
         for y, kinds in rows:
             learned = [kind != "request" for kind, n in kinds.items() for _ in range(n)]
             for place, counts in enumerate(learned):
-                box(ax, 0.36 * place, y, 0.3, 0.3, colour=TRAINED if counts else COLOURS[4])
+                colour = TRAINED if counts else FROZEN
+                box(ax, 0.36 * place, y, 0.3, 0.3, colour=colour)
                 if place:
-                    colour = TRAINED if counts else FROZEN
                     box(ax, 7.25 + 0.3 * place, y, 0.22, _NATS[place - 1], colour=colour)
             for place, kind in zip((0, 5), kinds, strict=False):
                 ax.text(0.36 * place, y + 0.36, kind, ha="left", va="bottom", fontsize=8, color=LINE)
@@ -111,8 +111,8 @@ def stages() -> Axes:
         "Three rows from tokens (batch, seq) through a model to −ln π of each token but the first (batch, seq − 1) and "
         "the loss. 1 pre-training: any text; a small Llama, all weights train; mean over all tokens. 2 instruction "
         "tuning: request, answer; SmolLM2, frozen, with LoRA, which trains; mean over the answer alone. 3 preference "
-        "tuning: the request with the chosen and with the rejected answer; the same model and LoRA; ln π of the chosen "
-        "minus ln π of the rejected answer, each minus its ln π₀, of the model after stage 2",
+        "tuning: the request with the chosen and with the rejected answer; the same model and LoRA; ln π/π₀ of the "
+        "chosen minus that of the rejected answer, with π₀ the model after stage 2",
     )
     return ax
 

@@ -93,4 +93,4 @@ def test_a_stage_s_loss_takes_the_tokens_it_learns():
     assert all(bars == tokens[1:] for tokens, bars in rows.values()), "a bar for each token but the first"
     assert [same_color(patch.get_facecolor(), TRAINED) for patch in ax.patches[-3:]] == [True, False, True]
     assert "SmolLM2, frozen, with LoRA, which trains" in describe(ax.figure)
-    assert describe(ax.figure).endswith("of the model after stage 2."), "nothing of it is cut off"
+    assert describe(ax.figure).endswith("with π₀ the model after stage 2."), "nothing of it is cut off"
