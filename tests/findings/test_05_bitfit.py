@@ -69,20 +69,17 @@ def test_bitfit_and_its_rivals(runs, family):
     near, late = family["bitfit", "probe"], family["bitfit, 600 steps", "probe"]
     assert (near.verdict, late.verdict) == ("no clear difference", "better")
     assert runs.steps("bitfit") == 300 and runs.steps("probe") == 0
-    rival = tenths(late).removeprefix("better ")
     there = results.read("mean", "probe")
     on_the_mean = there.difference("bitfit", "probe")
     assert on_the_mean.verdict == "better" and there.steps("bitfit") == 300
-    ahead = tenths(on_the_mean).removeprefix("better ").replace(" points", "")
-    said(PAGE, f"On [CLS] BitFit beats the probe only after 600 steps, {rival}; with its head on the mean after 300, "
-               f"{ahead}.")  # fmt: skip
+    ahead = tenths(on_the_mean).removeprefix("better ")
+    said(PAGE, f"On [CLS] BitFit beats the probe only after 600 steps; with its head on the mean after 300, {ahead}.")
     half = family["bitfit-query", "probe"]
     assert half.verdict == "better"
     assert runs.steps("bitfit-query") == 300 and round(runs.rate("bitfit-query") / runs.rate("bitfit")) == 10
     assert candidates.EVERY["bitfit-query"].method.biases == "query-and-second-mlp"
-    ahead = tenths(half).removeprefix("better ").replace(" points", "")
-    said(PAGE, "The biases of query and up alone, the authors' half, beat the probe after 300 steps, "
-               f"{ahead}, at ten times BitFit's rate.")  # fmt: skip
+    said(PAGE, "The biases of query and up alone, the authors' half, beat the probe after 300 steps, at ten times "
+               "BitFit's rate.")  # fmt: skip
 
 
 def test_full_fine_tuning_is_ahead_of_bitfit(runs, family):
@@ -146,8 +143,8 @@ def test_the_number_of_parameters_does_not_order_methods(runs, family):
 
 def test_what_the_probes_and_the_rates_are(runs):
     assert runs.parameters("probe") == 385
-    said(PAGE, "MiniLM on film sentences, 300 steps unless said, three seeds, learning rates tuned on validation")
-    said(PAGE, "The rival, the probe on the mean, is section 1's head trained to convergence on all sentences.")
+    said(PAGE, "MiniLM on film sentences, 300 steps of 16 unless said, three seeds, learning rates tuned on validation")
+    said(PAGE, "The rival, the probe on the mean, is section 1's head trained to convergence on all 7,530 sentences.")
     for arm in SHOWN - {"probe"}:
         name, steps = arm.removesuffix(", 600 steps"), runs.steps(arm)
         tried = {run.cell.rate for run in runs.runs if (run.cell.arm, run.cell.steps) == (name, steps)}
@@ -233,11 +230,6 @@ def test_the_slide_is_told_as_it_is():
     said(PAGE, f"{config.num_hidden_layers * config.hidden_size:,} of BitFit's parameters in MiniLM can do nothing")
 
 
-def test_far_is_told_as_it_is():
-    off = printed(PAGE, r"as on the slide is off by (\d+) %")[0]
-    said(PAGE, f"As on the slide a layer is off by {off} %:")
-
-
 def test_the_costs_are_told_as_they_are():
     number = r" +([\d.,]+)"
     full, two, bitfit, mask = (
@@ -253,7 +245,7 @@ def test_the_costs_are_told_as_they_are():
     everything, few = (round((4 * whole + 12 * n) / 1e6) for n in (whole, int(bitfit[0].replace(",", ""))))
     said(PAGE, f"{everything} MB where everything trains, {few} with BitFit.")
     said(PAGE, f"are {full[3]} MB where all blocks train:")
-    said(PAGE, f"{bitfit[3]} with BitFit, which keeps no matrix's input")
+    said(PAGE, f"{bitfit[3]} with BitFit, which keeps no input for a matrix's gradient")
     done, far = printed(PAGE, r"\nFAR, up only +[\d,]+ +– +([\d.]+) +(\d+)\n")
     assert float(done) < float(full[2]) < float(mask[2]) and int(far) < int(bitfit[3])
     entries = Entries(torch.zeros(4, 4), torch.tensor([5]))
@@ -324,6 +316,8 @@ def test_the_table_of_the_open_exercise():
     said(PAGE, " ".join(f"| {what} | {right} % |" for what, right in rows.items()))
     assert sum(p.numel() for p in free.values()) == 770 and bitfit_train.REACH == 0.7 and len(posed.kept[2]) == 320
     said(PAGE, "Points rise linearly from 56 % to 70 %.")
+    assert bitfit_train.TRAIN.seconds == 240
+    said(PAGE, "A graded run is stopped after four minutes of training, the check below is not")
     assert bitfit_train.TRAIN.scored(posed, {"classifier.bias": torch.ones(2)}).share == 0
 
 
