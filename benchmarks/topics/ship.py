@@ -166,8 +166,10 @@ def shipped(page: Page, prompts: list[str], again: Callable[[], None]) -> Iterat
     """
     asked = {name: page[name] for name in ("prompts", "test")}
     few = {column: values[:COMPARED] for column, values in asked["test"].items()}
-    page.update(prompts=prompts[:COMPARED], test=few)
     model = methods.activate(page["model"], "film")
+    page.update(prompts=prompts[:COMPARED], test=few, labels=torch.tensor(few["label"]))
+    rows = page["tokenizer"](page["prompts"], padding=True, padding_side="right", return_tensors="pt").to(model.device)
+    page.update(rows=rows, mask=rows["attention_mask"])
     page.run("12-007a")
     page.run("12-012", "12-016")
     page.update(asked)

@@ -1,4 +1,6 @@
-r"""Pictures of several adapters in one batch, and of the rows of a file for llama.cpp."""
+r"""Pictures of ways of shipping beside their noise floor, of several adapters in one batch, and of the rows of a file
+for llama.cpp.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +14,42 @@ from coursekit.plots.common import COLOURS, axes, without_axes
 
 #: The base has the grey of all frozen parts; adapters have these, in the order in which they first appear.
 _FROZEN, _LINE, _ADAPTERS = "#c9ced2", "#444444", (COLOURS[1], COLOURS[4], COLOURS[3], COLOURS[5])
+
+
+def floors(ways: Mapping[str, tuple[float, float]], most: float, kept: Mapping[str, str]) -> Axes:
+    r"""How far each way is from the exact model, over all tokens and at the last ones, in its noise floors.
+
+    most: so many floors are still accepted, the end of the green. kept: how many of each way's answers stay, written at
+    the right.
+    """
+    ax = axes(figsize=(7.6, 1.0 + 0.36 * len(ways)))
+    colours, means = (COLOURS[0], COLOURS[1]), ("all tokens", "last tokens")
+    for row, pair in enumerate(ways.values()):
+        for colour, far, apart in zip(colours, pair, (-0.12, 0.12), strict=True):  # equal ones would hide each other
+            ax.plot(far, row + apart, "o", color=colour, markersize=5)
+    order = sorted(range(2), key=pair.__getitem__)  # beside the lowest two dots stand the names of all
+    for i, ha, shift in zip(order, ("right", "left"), (-8, 8), strict=True):
+        ax.annotate(means[i], (pair[i], row + (-0.12, 0.12)[i]), (shift, 0), textcoords="offset points", ha=ha,
+                    va="center", fontsize=9, color=colours[i])  # fmt: skip
+    ax.set_xscale("log")
+    everything = [far for pair in ways.values() for far in pair if far > 0]
+    ax.set_xlim(min(everything) / 2, 15 * max(everything))
+    ax.axvspan(ax.get_xlim()[0], most, color=COLOURS[3], alpha=0.2, linewidth=0, zorder=0)
+    ax.axvline(1, color="grey", linestyle="--", linewidth=1, zorder=0)
+    written = {"xycoords": ("data", "axes fraction"), "va": "bottom", "fontsize": 9}
+    ax.annotate("floor ", (1, 1.0), ha="right", color="grey", **written)
+    ax.annotate(f" accepted: up to {most:g}", (most, 1.0), ha="left", color=COLOURS[3], **written)
+    for row, way in enumerate(ways):
+        ax.annotate(kept[way], (1.01, row), xycoords=("axes fraction", "data"), va="center", fontsize=9)
+    ax.annotate("same grade", (1.01, 1.0), xycoords="axes fraction", va="bottom", fontsize=9)
+    ax.set_yticks(range(len(ways)), list(ways))
+    ax.set_ylim(len(ways) - 0.5, -0.6)
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.set_xlabel("mean divergence from the exact model (floors)")
+    told = "; ".join(f"{way} {one:.2g} and {other:.2g}, {kept[way]}" for way, (one, other) in ways.items())
+    says(ax.figure, f"Mean divergence from the exact model in noise floors, over all tokens and over the last ones, "
+                    f"and grades that stay; accepted are up to {most:g}: {told}.")  # fmt: skip
+    return ax
 
 
 def mixed_batch(

@@ -97,7 +97,7 @@ def test_on_smollm2_the_question_is_open():
     said(PAGE, "On SmolLM2 the question is open.")
     said("12_ship_it", "## 6 · What it achieves")
     for found in (film, sums):
-        printed("12_ship_it", rf"\ntrained beside NF4 − beside float32 .*{re.escape(found.in_points())}")
+        printed("12_ship_it", rf"\ntrained beside NF4 +beside float32 .*{re.escape(found.in_points())}")
     said(PAGE, "no accuracy beyond ±3 points; on SmolLM2 that is open")
 
 

@@ -1,9 +1,28 @@
-r"""Pictures of several adapters: a mixed batch, and the rows of a file for llama.cpp."""
+r"""Pictures of adapters: how far ways of shipping lie, a mixed batch, and the rows of a file for llama.cpp."""
 
+import pytest
 from matplotlib.colors import same_color
 
 from coursekit.plots import ship
 from coursekit.plots.alt import describe
+
+
+def test_ways_of_shipping_lie_in_or_beyond_the_accepted_floors():
+    ways = {"rounded": (1.0, 0.4), "merged": (1.4, 0.7), "beside NF4": (190.0, 330.0)}
+    kept = dict(zip(ways, ("24 of 24", "24 of 24", "12 of 24"), strict=True))
+    ax = ship.floors(ways, 3, kept)
+    dots = [line for line in ax.lines if line.get_marker() == "o"]
+    assert [line.get_xdata()[0] for line in dots] == [far for pair in ways.values() for far in pair]
+    assert [round(line.get_ydata()[0]) for line in dots] == [0, 0, 1, 1, 2, 2]
+    assert len({line.get_color() for line in dots}) == 2, "a mean has one colour"
+    (green,) = (patch for patch in ax.patches if patch.get_width() > 1)
+    assert green.get_x() + green.get_width() == pytest.approx(3) and ax.get_xlim()[0] >= green.get_x() > 0
+    assert [t.get_text() for t in ax.get_yticklabels()] == [*ways]
+    words = {t.get_text().strip(): t for t in ax.texts}
+    assert {"floor", "accepted: up to 3", "same grade", "12 of 24"} <= set(words)
+    for name, line in zip(("all tokens", "last tokens"), dots[-2:], strict=True):
+        assert words[name].get_color() == line.get_color() and words[name].xy[0] == line.get_xdata()[0]
+    assert "merged 1.4 and 0.7, 24 of 24" in describe(ax.figure)
 
 
 def test_a_mixed_batch_sends_each_row_through_its_own_adapter():
