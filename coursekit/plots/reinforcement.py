@@ -34,14 +34,20 @@ def clipped(ratio: Sequence[float], earned: Mapping[float, Sequence[float]], eps
         band = (1 + epsilon, max(ratio)) if A > 0 else (min(ratio), 1 - epsilon)
         ax.axvspan(*band, color="#e9ecee", linewidth=0)
         ax.text(sum(band) / 2, 0.04, "no gradient", transform=ax.get_xaxis_transform(), ha="center", fontsize=9)
-        ax.plot(ratio, [A * r for r in ratio], color="grey", linestyle="--", linewidth=1, label="without the clip")
-        ax.plot(ratio, values, color=COLOURS[0], label="with it")
+        end = band[int(A > 0)]  # where the clip holds, seen from a ratio of 1
+        ax.plot(ratio, [A * r for r in ratio], "--", color="grey", linewidth=1, label="without the clip")
+        ax.plot(ratio, values, color=COLOURS[0], label="with the clip")
         ax.plot([1], [A], "o", color=COLOURS[2], label="when drawn")
-        ax.set_title(f"advantage {A:+g}".replace("-", "−"))
+        flat, inwards = values[-1 if A > 0 else 0], "right" if A > 0 else "left"
+        names = [((end, A * end), (-16 * A, 0), inwards), ((sum(band) / 2, flat), (0, -9), "center")]
+        names.append(((1, A), (9, -4 * A), "left"))
+        for line, (at, aside, ha) in zip(ax.lines, names, strict=True):
+            ax.annotate(line.get_label(), at, aside, textcoords="offset points", ha=ha, va="center", fontsize=9,
+                        color=line.get_color())  # fmt: skip
+        ax.set_title(f"{'good' if A > 0 else 'bad'} answer: advantage {A:+g}".replace("-", "−"))
         ax.set_xticks([min(ratio), 1 - epsilon, 1, 1 + epsilon, max(ratio)])
         ax.set_xlabel("ratio: likelihood now / when drawn")
-    panels[0][0].set_ylabel("ratio × advantage, clipped")
-    panels[0][0].legend(loc="upper left")
+    panels[0][0].set_ylabel("what the token earns")
     return panels[0]
 
 
