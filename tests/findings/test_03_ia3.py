@@ -52,7 +52,7 @@ def test_with_all_sentences_it_is_level_with_lora_and_the_adapter(film):
     verdicts = {arm: str(d.verdict) for arm, d in film.differences(IN_PICTURE, "ia3").items()}
     unclear = [arm for arm, verdict in verdicts.items() if verdict == "no clear difference"]
     assert unclear == ["full"] and verdicts["probe"] == "worse"
-    said(PAGE, "LoRA with $r=1$ is equal, and its file as small;")
+    said(PAGE, "LoRA with $r=1$ and as many numbers is equal;")
     card = (DATA / "evidence" / "ia3.md").read_text(encoding="utf-8")
     assert "300 steps are 0.64 of the 7,530 training sentences" in card
     assert film.steps("ia3") * 16 == 4800 < 7530
@@ -203,9 +203,9 @@ def test_your_loop_is_told_as_it_is():
 def test_the_bill_is_told_as_it_is():
     names = (
         "full fine-tuning", r"\n\(IA\)³", "LoRA, r = 8 on q, v", "LoRA, r = 1 on k, v, W_2",
-        "LoRA, r = 1 on q, k, v", "adapter, r = 16",
+        "adapter, r = 16",
     )  # fmt: skip
-    full, ours, lora, same_places, same_numbers, adapter = (printed(PAGE, name + r" +([\d,.]+)" * 4) for name in names)
+    full, ours, lora, same_places, adapter = (printed(PAGE, name + r" +([\d,.]+)" * 4) for name in names)
     said(PAGE, f"Less than full fine-tuning, more than LoRA with $r=8$ or the adapter: at the peak {ours[2]} MB, LoRA "
                f"{lora[2]}, the adapter {adapter[2]}.")  # fmt: skip
     assert max(float(lora[2]), float(adapter[2])) < float(ours[2]) < float(full[2])
@@ -213,10 +213,9 @@ def test_the_bill_is_told_as_it_is():
     assert (kept[1] - kept[0]) / (kept[2] - kept[0]) > 0.5, "mostly because of where it sits"
     said(PAGE, f"{ours[1]} MB of activations. LoRA on queries and values keeps {lora[1]}")
     said(PAGE, f"keeps {lora[1]}, on (IA)³'s own matrices {same_places[1]}")
-    assert same_numbers[0] == ours[0] and same_numbers[3] == ours[3]
     assert round(int(lora[0].replace(",", "")) / int(ours[0].replace(",", ""))) == 5
     said(PAGE, "Than LoRA with five times its numbers?")
-    said(PAGE, f"What shrinks is the file: {ours[3]} kB, as with LoRA of $r=1$; with $r=8$ it is {lora[3]}.")
+    said(PAGE, f"What shrinks is the file: {ours[3]} kB, where LoRA of $r=8$ has {lora[3]}.")
     said(PAGE, f"On MiniLM its file holds {ours[3]} kB.")
 
 
