@@ -146,18 +146,19 @@ def curves(
 
 
 def stairs(x: Sequence[float], back: Sequence[float]) -> Axes:
-    r"""What rounding makes of the weights `x` of a block, and the line of slope 1 that a straight-through estimator
-    takes it for on the way back.
+    r"""What rounding makes of the weights `x` of a block, ascending, and the line of slope 1 that a straight-through
+    estimator takes it for on the way back.
     """
     ax, ends = axes(figsize=(7.0, 3.4)), [min(x), max(x)]
-    ax.plot(x, back, color=COLOURS[0], marker="o", markersize=4, linestyle="none", label="forward: rounded")
+    stair = dict(drawstyle="steps-mid", linewidth=1.2, marker="o", markersize=4)
+    ax.plot(x, back, color=COLOURS[0], label="forward: rounded", **stair)
     ax.plot(ends, ends, color=COLOURS[2], linestyle="--", linewidth=1.2, label="backward: slope 1")
     ax.annotate("backward: slope 1", (ends[0], ends[0]), xytext=(14, -1), textcoords="offset points",
                 color=COLOURS[2], fontsize=9, va="center_baseline")  # fmt: skip
-    ax.annotate("forward: rounded", (max(x), max(back)), xytext=(-8, 0), textcoords="offset points",
+    ax.annotate("forward: rounded", (max(x), max(back)), xytext=(-40, 0), textcoords="offset points",
                 color=COLOURS[0], fontsize=9, ha="right", va="center_baseline")  # fmt: skip
     ax.set_xlabel("weight")
-    ax.set_ylabel("comes back as")
+    ax.set_ylabel("rounded weight")
     return ax
 
 
