@@ -41,16 +41,26 @@ def mark_gap(ax: Axes, point: tuple[float, float], gap: float) -> Axes:
 
 
 def name_points(ax: Axes, names: Iterable[tuple[str, tuple[float, float]]], size: float = 7.5) -> Axes:
-    r"""Writes each (name, (x, y)) of `names` at its point, in the first corner where it touches nothing drawn.
+    r"""Writes each (name, (x, y)) of `names` at its point, in the colour of the labelled line that has this point, and
+    in the first corner where it touches nothing drawn.
 
     Call it last: what is drawn afterwards is not looked at. Where no corner is free, that with the fewest touches.
     """
     ax.figure.canvas.draw()  # only then is it known where everything lies
     for name, point in names:
-        label = ax.annotate(name, point, xytext=(0, 0), textcoords="offset points", fontsize=size, color="#444444")
+        colour = _colour(ax, point)
+        label = ax.annotate(name, point, xytext=(0, 0), textcoords="offset points", fontsize=size, color=colour)
         counts = [_placed(ax, label, corner) for corner in range(len(CORNERS))]
         _placed(ax, label, counts.index(min(counts)))
     return ax
+
+
+def _colour(ax: Axes, point: tuple[float, float]) -> str:
+    r"""That of the first labelled line with this point, else a dark grey."""
+    for line in ax.lines:
+        if not str(line.get_label()).startswith("_") and (line.get_xydata() == point).all(axis=1).any():
+            return str(line.get_color())
+    return "#444444"
 
 
 def touches(ax: Axes, label: Annotation) -> int:

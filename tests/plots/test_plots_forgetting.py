@@ -21,6 +21,8 @@ def test_every_line_has_its_name_at_a_point_and_none_touches_anything():
     names = ax.texts[before:]
     assert [(t.get_text(), t.xy) for t in names] == wanted and {t.get_size() for t in names} == {10}
     assert [forgetting.touches(ax, t) for t in (number, *names)] == [0] * (1 + len(names))
+    colours = {line.get_label(): line.get_color() for line in ax.lines}
+    assert [t.get_color() for t in names] == [colours[kind] for kind, _ in ways]
 
 
 def test_a_name_makes_room_for_lines_markers_and_other_names():
