@@ -83,44 +83,45 @@ def step_over_time(
     ticks: Mapping[str, str],
     waiting: int = 0,
     beside: int = 0,
-    other: tuple[str, Sequence[Any]] | None = None,
+    other: tuple[str, str, Sequence[Any]] | None = None,
 ) -> Axes:
     r"""Activations and gradients at each moment of a training step, and both together with their highest point, in MB.
 
     timeline: `Point`s of a `Breakdown`. ticks: label of a moment -> what the axis calls it, the first being where the
     picture begins; "" is the last moment; at those between a dot says what activations are kept. waiting: bytes of a
     gradient that waits for another share, as a tied embedding's does. A timeline has it among the activations: what
-    comes and goes in that very size is a line of its own. beside: bytes of weights and states, which are not drawn; the
-    highest point's label adds them. other: name and timeline of a second step, whose activations are a thin grey
-    line, stretched to the same ticks, with a dot at its own highest point; then gradients have no line of their own.
+    comes and goes in that very size is drawn among the gradients. beside: bytes of weights and states, which are not
+    drawn; the highest point's label adds them. other: the names of this step and of a second one, and the second's
+    timeline; then there is one line for each step, of both together, stretched to the same ticks, the second in grey.
     Each line has its name beside it, and the axes no legend.
     """
     ax, at = axes(), _moments(timeline, ticks)
-    activations, waits = _activations(timeline, waiting)
-    gradients = np.array([point.gradients for point in timeline])
-    together = activations + waits + gradients
-    lines = [("activations", activations, MEMORY_COLOURS["activations"], "-")]
-    if not other:
-        lines += [("gradients", gradients, MEMORY_COLOURS["gradients"], "-")]
-        lines += [("a gradient in waiting", waits, MEMORY_COLOURS["gradients"], ":")] if waiting else []
-    lines += [("together with gradients" if other else "together", together, "black", "--")]
+    activations, gradients = _parts(timeline, waiting)
+    together = activations + gradients
+    if other:
+        lines = [(other[0], together, "black", "-")]
+    else:
+        lines = [
+            ("activations", activations, MEMORY_COLOURS["activations"], "-"),
+            ("gradients", gradients, MEMORY_COLOURS["gradients"], "-"),
+            ("together", together, "black", "--"),
+        ]
     for name, amount, colour, style in lines:
         x = np.arange(at[0], len(amount))
         width, order = (1, 1.9) if colour == "black" else (1.5, 2)  # beneath the others, which it would hide
         ax.plot(x, amount[at[0] :] / 1e6, style, color=colour, linewidth=width, zorder=order, label=name)
-    for moment in at[1:-1]:
+    for moment in at[1:-1] if not other else ():
         kept = activations[moment] / 1e6
         ax.plot(moment, kept, "o", color=MEMORY_COLOURS["activations"])
         ax.annotate(f"{kept:.0f} MB kept  ", (moment, kept), ha="right", va="center")
-    _peak(ax, together.argmax(), together.max(), beside)
+    _peak(ax, together.argmax(), together.max(), beside, va="bottom" if other else "center")
     if other:
-        name, points = other
+        _, name, points = other
         first, *_ = there = _moments(points, ticks)
         x = np.interp(np.arange(first, len(points)), there, at)
-        amount = _activations(points, waiting)[0][first:] / 1e6
-        ax.plot(x, amount, color="grey", linewidth=1, label=name)
         total = np.array([point.activations + point.gradients for point in points])[first:]
-        _peak(ax, x[total.argmax()], total.max(), beside)
+        ax.plot(x, total / 1e6, color="grey", linewidth=1, label=name)
+        _peak(ax, x[total.argmax()], total.max(), beside, "grey")
     ax.set_xticks(at, list(ticks.values()))
     ax.set_xlabel("moments of the step, in order")
     ax.set_ylabel("MB, beside weights and states")
@@ -128,7 +129,7 @@ def step_over_time(
 
 
 #: Where a line of `step_over_time` has its name, in ticks of the axis from the first.
-_NAMED = {"activations": 0.5, "gradients": 1.8, "a gradient in waiting": 1.7, "together": 1.5}
+_NAMED = {"activations": 0.5, "gradients": 1.8, "together": 1.5}
 
 
 def _named(ax: Axes, at: Sequence[int]) -> Axes:
@@ -142,12 +143,12 @@ def _named(ax: Axes, at: Sequence[int]) -> Axes:
     return ax
 
 
-def _peak(ax: Axes, moment: float, most: float, beside: float) -> None:
+def _peak(ax: Axes, moment: float, most: float, beside: float, colour: str = "black", va: str = "center") -> None:
     r"""A dot at the highest point of a step, and what is there, in MB: with what is there besides, and the sum."""
     most, beside = most / 1e6, beside / 1e6
     text = f"{most:.0f} + {beside:.0f} = {most + beside:.0f}" if beside else f"{most:.0f} MB"
-    ax.plot(moment, most, "o", color="black")
-    ax.annotate(f"{text}  ", (moment, most), ha="right", va="center")
+    ax.plot(moment, most, "o", color=colour)
+    ax.annotate(f"{text}  ", (moment, most), ha="right", va=va, color=colour)
 
 
 def _moments(timeline: Sequence[Any], ticks: Mapping[str, str]) -> list[int]:
@@ -156,9 +157,9 @@ def _moments(timeline: Sequence[Any], ticks: Mapping[str, str]) -> list[int]:
     return [labels.index(label) if label else len(labels) - 1 for label in ticks]
 
 
-def _activations(timeline: Sequence[Any], waiting: int) -> tuple[np.ndarray, np.ndarray]:
-    r"""At each moment: activations, and of what the timeline has among them the gradient that waits."""
+def _parts(timeline: Sequence[Any], waiting: int) -> tuple[np.ndarray, np.ndarray]:
+    r"""At each moment: activations, and gradients with the one that waits, which the timeline has among the others."""
     both = np.array([point.activations for point in timeline])
     change = np.diff(both, prepend=0)
     waits = np.where(waiting and abs(change) == waiting, change, 0).cumsum()
-    return both - waits, waits
+    return both - waits, np.array([point.gradients for point in timeline]) + waits

@@ -188,7 +188,6 @@ def test_checkpointing_costs_lora_up_to_half():
 def test_checkpointing_lowers_a_peak_that_activations_set(config, step):
     thrifty = memory.predict(config, batch=ROWS, seq=TOKENS, checkpointing=True)
     assert thrifty.peak == step.peak > step.weights + step.gradients + step.optimizer
-    said(PAGE, f"Here the peak stays at {step.peak / MB:.0f} MB: it comes at the end, where no activations are left")
     low, high = (memory.predict(config, LoRA(r=8), batch=ROWS, seq=TOKENS, checkpointing=on) for on in (True, False))
     assert low.peak < 0.8 * high.peak
     large, small = (memory.predict(config, batch=4 * ROWS, seq=TOKENS, checkpointing=on) for on in (False, True))
@@ -197,10 +196,9 @@ def test_checkpointing_lowers_a_peak_that_activations_set(config, step):
     measured = small.peak - 4 * 4 * ROWS * TOKENS * config.hidden_size
     said(
         PAGE,
-        "The peak falls only where activations set it. Here the peak stays at "
-        f"{step.peak / MB:.0f} MB: it comes at the end, where no activations are left. With four times the "
-        "sequences it falls from "
-        f"{large.peak / MB:.0f} to {measured / MB:.0f} MB",
+        f"The peak falls only where activations set it: at {4 * ROWS} × {TOKENS} from {large.peak / MB:.0f} to "
+        f"{measured / MB:.0f} MB. At {ROWS} × {TOKENS} it stays at {step.peak / MB:.0f} MB: it comes at the end, where "
+        "no activations are left.",
     )
     more = f"the same, {4 * ROWS} × {TOKENS}"
     rows = {"full fine-tuning": (step, thrifty), more: (large, small), "LoRA, query and value": (high, low)}
@@ -335,16 +333,15 @@ def test_where_the_peak_of_a_step_is(config, step):
     assert step.peak == step.weights + step.gradients + step.optimizer + waits + vectors
     said(
         PAGE,
-        "The peak of forward and backward comes when all gradients are there: "
+        "Here the peak of forward and backward comes when all gradients are there: "
         f"{step.peak / MB:.0f} MB, {(step.weights + step.optimizer) / MB:.0f} of them weights and states",
     )
     rest = step.peak - step.weights - step.optimizer
     said(PAGE, f"The other {rest / MB:.0f} are all gradients ({step.gradients / MB:.0f}) and twice the embedding's "
-               f"({waits / 2 / MB:.0f}).")  # fmt: skip
+               f"({waits / 2 / MB:.0f})")  # fmt: skip
     lora = memory.predict(config, LoRA(r=8), batch=ROWS, seq=TOKENS)
     highest = max(lora.timeline, key=lambda point: point.activations + point.gradients)
     assert (highest.label, highest.gradients) == ("loss", 0)
-    said(PAGE, "LoRA's, just after the loss, falls at once")
     for name, bill in (("full fine-tuning", step), ("LoRA, query and value", lora)):
         assert printed(PAGE, rf"{name} +\S+ +\d+ +\d+ +(\d+)") == (f"{bill.peak / MB:.0f}",)
 
@@ -373,7 +370,7 @@ def test_the_measured_peak_is_at_the_end():
     embedding = model.get_input_embeddings().weight.nbytes
     assert max(together) == pytest.approx(found.gradients + 2 * embedding, abs=MB)
     comes = [p.activations - q.activations for q, p in zip(found.timeline, found.timeline[1:], strict=False)]
-    assert comes.count(embedding) == comes.count(-embedding) == 2, "what the picture draws as a line of its own"
+    assert comes.count(embedding) == comes.count(-embedding) == 2, "what the picture draws among the gradients"
 
 
 def test_the_sum_of_the_two_gradients_is_a_tensor_of_its_own():
@@ -389,8 +386,7 @@ def test_the_sum_of_the_two_gradients_is_a_tensor_of_its_own():
         most = max(most, now)
     gradients = 4 * model.num_parameters()
     assert now >= gradients and most - gradients == pytest.approx(2 * embedding, rel=0.05)
-    said(PAGE, "its gradient from there waits (dotted) for the one from the input, and for a moment both stand beside "
-               "their sum")  # fmt: skip
+    said(PAGE, "it is the output layer, too, and for a moment its gradients from both ends stand beside their sum")
 
 
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
@@ -515,7 +511,11 @@ def test_autocast_leaves_block_inputs_in_float32():
     config = CASES["10 B on 7 × RTX 4090"][0]
     more = 2 * FIXED["seq"] * config.hidden_size * config.num_hidden_layers
     assert math.floor((0.9 * card - part) / (one + more)) < math.floor((0.9 * card - part) / one) == 5
-    said(PAGE, "Section 6's autocast keeps block inputs in float32, so fewer sequences fit.")
+    said(PAGE, "Section 6's autocast keeps weights (whole up to stage 2) and block inputs in float32, so fewer "
+               "sequences fit.")  # fmt: skip
+    part, one, card = planned("7 B on 4 × A100 of 80 GB", "adamw", False, 2)
+    weights = 2 * counts.full(CASES["7 B on 4 × A100 of 80 GB"][0], "causal")  # 2 bytes more of each; split are 2 less
+    assert math.floor((0.9 * card - part - weights + weights / 4) / one) < math.floor((0.9 * card - part) / one) == 3
 
 
 def test_section_7_counts_a_16_bit_weight_whole_and_its_master_copy_split():

@@ -165,21 +165,22 @@ def test_a_gradient_that_waits_is_told_from_the_activations():
     sizes = [0, 2e6, 7e6, 6e6, 11e6, 10e6, 5e6, 0]  # 5 MB come, and come again; 2 and 1 are others
     timeline = [Moment("weights", 0, 0), *(Moment(str(i), size, 0) for i, size in enumerate(sizes))]
     ax = plots.step_over_time(timeline, {"0": "start", "": "end"}, waiting=5_000_000)
-    activations, _, waits, together, _ = ax.lines
-    assert list(waits.get_ydata()) == [0, 0, 5, 5, 10, 10, 5, 0]
+    activations, gradients, together, _ = ax.lines
+    assert list(gradients.get_ydata()) == [0, 0, 5, 5, 10, 10, 5, 0]
     assert list(activations.get_ydata()) == [0, 2, 2, 1, 1, 0, 0, 0]
     assert list(together.get_ydata()) == [size / 1e6 for size in sizes]
     assert list(activations.get_xdata()) == list(range(1, 9)), "what was there before the start is not drawn"
 
 
-def test_of_a_second_step_the_activations_are_a_thin_grey_line_between_the_same_ticks():
+def test_two_steps_are_two_lines_between_the_same_ticks():
     ours = [Moment(label, 1e6, 0) for label in ("weights", "forward", "a", "b", "loss", "c", "d")]
     more = [Moment("weights", 0, 0), Moment("forward", 0, 0), Moment("loss", 9e6, 0), Moment("x", 4e6, 2e6)]
     ticks = {"forward": "start", "loss": "the loss is known", "": "end"}
-    ax = plots.step_over_time(ours, ticks, other=("not checkpointed", more))
-    *_, thin, highest = ax.lines
-    assert thin.get_color() == "grey" != ax.lines[0].get_color()
-    assert thin.get_xydata().tolist() == [[1, 0], [4, 9], [6, 4]] and thin.get_label() == "not checkpointed"
+    ax = plots.step_over_time(ours, ticks, other=("checkpointed", "not checkpointed", more))
+    own, own_highest, thin, highest = ax.lines
+    assert own.get_label() == "checkpointed" and own_highest.get_ydata() == [1]
+    assert thin.get_color() == "grey" != own.get_color()
+    assert thin.get_xydata().tolist() == [[1, 0], [4, 9], [6, 6]] and thin.get_label() == "not checkpointed"
     assert highest.get_xydata().tolist() == [[4, 9]] and "9 MB" in [t.get_text().strip() for t in ax.texts]
 
 
