@@ -1,4 +1,4 @@
-r"""Runs side by side: accuracy over the learning rate and over costs."""
+r"""Runs side by side: accuracy over the learning rate."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ from collections.abc import Collection, Mapping, Sequence
 from itertools import cycle
 from typing import Any
 
-import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from coursekit.plots import alt
-from coursekit.plots.common import COLOURS, axes, whiskers
+from coursekit.plots.common import COLOURS, axes
 from coursekit.plots.experiments import LINES
-from coursekit.plots.hybrid import FAMILIES
 
 #: Curves of one colour, one after the other.
 _DASHES = ("-", "--", ":", "-.")
@@ -94,67 +92,3 @@ def _named(ax: Axes, curves: Mapping[str, Any], lines: Mapping[str, float]) -> N
     for name, value in lines.items():
         grey = dict(fontsize=9, color=LINES[name]["color"], va="bottom", textcoords="offset points")
         ax.annotate(name, (0, value), xytext=(4, 2), xycoords=("axes fraction", "data"), **grey)
-
-
-def differences_by_cost(
-    families: Mapping[str, str],
-    panels: Mapping[str, tuple[Mapping[str, Any], Mapping[str, float], float, str, Sequence[str]]],
-    *,
-    margin: float,
-    low: float,
-    named: Sequence[Mapping[str, tuple[float, float]]] = (),
-) -> Sequence[Axes]:
-    r"""Differences to the leader in points over what methods cost: a panel a cost, a dot a method.
-
-    families: method -> one of `plots.hybrid.FAMILIES`. panels: label of the axis -> (method -> its difference to the
-    leader, an `experiments.intervals.Difference`; method -> cost; the most that a budget allows; who leads; who is
-    taken, the choice first). Filled: not inferior. Leader and taken have rings and names, the taken their
-    intervals; a method without a cost is not drawn. margin: in points, below which nothing is not inferior: a band up
-    to 0. low: where the axis begins; what lies farther down is an arrow at its edge. named: for each panel, method ->
-    where its name stands, in points of a page from its dot; those that are taken stand at its left without.
-    """
-    size = (4.6 * len(panels), 4.2) if len(panels) > 1 else (7.0, 3.8)
-    figure, row = plt.subplots(1, len(panels), figsize=size, sharey=True, squeeze=False)
-    drawn = {name for found, cost, _, leads, _ in panels.values() for name in [*found, leads] if name in cost}
-    used = [family for family in FAMILIES if family in {families[name] for name in drawn}]
-    told = []
-    for at, (ax, (label, (found, cost, most, leads, taken))) in enumerate(zip(row[0], panels.items(), strict=True)):
-        ax.axhspan(-margin, 0, color="#e9eaec", zorder=-1)
-        ax.axhline(0, color="#777777", linestyle="--", linewidth=1, zorder=0)
-        for family in used:
-            for name in (name for name in found if families[name] == family and name in cost):
-                points, colour = 100 * found[name].value, FAMILIES[family]
-                ax.scatter(cost[name], max(points, low), marker="o" if points >= low else "v", edgecolors=colour, s=24,
-                           facecolors=colour if found[name].non_inferior else "white", zorder=3,
-                           clip_on=False)  # fmt: skip
-        ring = dict(markersize=11, markerfacecolor="none", capsize=2, elinewidth=0.9)
-        ax.errorbar(cost[leads], 0, color=FAMILIES[families[leads]], fmt="o", **ring)
-        ax.plot(cost[leads], 0, "o", color=FAMILIES[families[leads]], markersize=5)
-        for name in taken:
-            value, ends = whiskers([found[name]], 100)
-            ax.errorbar(cost[name], value, yerr=ends, color=FAMILIES[families[name]], fmt="o", **ring)
-        away = {leads: (0, 9)} | {name: (-8, 0) for name in taken} | dict(named[at] if at < len(named) else {})
-        for name, (x, y) in away.items():
-            word = ": leads" if name == leads else ": taken" if [name] == [*taken][:1] else ""
-            height = 0 if name == leads else max(100 * found[name].value, low)
-            lead = dict(arrowstyle="-", color="grey", lw=0.7) if abs(x) + abs(y) > 12 else None
-            ax.annotate(name + word, (cost[name], height), xytext=(x, y), textcoords="offset points", fontsize=8,
-                        ha="right" if x < -7 else "left" if x > 7 else "center", va="center",
-                        arrowprops=lead)  # fmt: skip
-        ax.axvline(most, color="grey", linestyle=":", linewidth=1)
-        if max(cost.values()) > 20 * min(cost.values()):
-            ax.set_xscale("log")
-        ax.margins(x=0.1)
-        ax.set_xlabel(f"{label} (dotted: at most {most:g})")
-        one = taken[0]
-        told.append(
-            f"{label}, {len(cost.keys() & {*found, leads})} methods from {min(cost.values()):,.0f} to "
-            f"{max(cost.values()):,.0f}, at most {most:g}: {leads} leads at {cost[leads]:.0f}, {one} is taken, at "
-            f"{cost[one]:.0f} with {100 * found[one].value:+.1f}."
-        )
-    row[0][0].set_ylim(low)
-    row[0][0].set_ylabel("test accuracy minus the leader's, points")
-    marks = [Line2D([], [], marker="o", linestyle="", color=FAMILIES[family], label=family) for family in used]
-    figure.legend(handles=marks, loc="outside upper left", ncols=len(marks), fontsize=8)
-    alt.says(figure, f"Test accuracy minus the leader's. {' '.join(told)}")
-    return row[0]

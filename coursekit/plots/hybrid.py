@@ -15,6 +15,7 @@ from matplotlib.patches import Patch
 
 from coursekit.plots import alt
 from coursekit.plots.common import COLOURS, axes, whiskers
+from coursekit.plots.experiments import LINES
 
 #: How a method acts at a place of a block, and the word for it in a picture.
 WAYS = {
@@ -125,19 +126,22 @@ def gates(
 
 def differences(
     found: Mapping[str, Any], families: Mapping[str, str] | None, label: str, *, margin: float,
-    left: float | None = None, filled: Collection[str] = ("better", "worse"), numbers: bool = True, reference: str = "",
+    left: float | None = None, filled: Collection[str] = ("better", "worse"), kept: Collection[str] | None = None,
+    numbers: bool = True, reference: str = "", lines: Mapping[str, float] | None = None,
 ) -> Axes:  # fmt: skip
     r"""Differences to one reference in points, a row for each method.
 
     found: method -> `experiments.intervals.Difference`, in the order of the rows. families: method -> one of
     `FAMILIES`, or None: one colour for all. margin: in points, what would not matter: a band. left: where the axis
     begins, in points; what lies farther out is an arrow at the edge. filled: the verdicts that are clear; a mark of any
-    other is hollow. numbers: they stand in the margin; without them rows are lower, for many methods. reference: its
-    name, over the line at 0.
+    other is hollow. kept: methods that are filled instead, as not inferior. numbers: they stand in the margin; without
+    them rows are lower, for many methods. reference: its name, over the line at 0. lines: name -> points of others, of
+    `plots.experiments.LINES`.
     """
     ax = axes(figsize=(8.4, 1.3 + 0.25 * len(found)) if numbers else (7.0, 1.3 + 0.19 * len(found)))
     names = list(found)
-    told = {name: one.verdict in filled for name, one in found.items()}
+    told = {name: one.verdict in filled if kept is None else name in kept for name, one in found.items()}
+    yes, no = ("clear", "not clear") if kept is None else ("not inferior", "not shown to be")
     alike = families is None
     families = dict.fromkeys(found, "reparameterised") if families is None else families
     for family, colour in FAMILIES.items():
@@ -145,11 +149,11 @@ def differences(
             rows = [i for i, name in enumerate(names) if families[name] == family and told[name] == clear]
             if not rows:
                 continue
-            words = ([] if alike else [family]) + ([] if clear else ["not clear"])
+            words = ([] if alike else [family]) + ([] if clear else [no])
             values, ends = whiskers([found[names[i]] for i in rows], 100)
             ax.errorbar(
                 values, rows, xerr=ends, fmt="o", color=colour, markerfacecolor=colour if clear else "white",
-                markersize=5, capsize=2, elinewidth=0.9, label=", ".join(words) or "clear",
+                markersize=5, capsize=2, elinewidth=0.9, label=", ".join(words) or yes,
             )  # fmt: skip
     ax.axvspan(-margin, margin, color="#e9eaec", zorder=-1)
     if left is not None:
@@ -163,9 +167,12 @@ def differences(
             ax.annotate(one.in_points(), (1, row), xycoords=("axes fraction", "data"), xytext=(6, 0), va="center",
                         textcoords="offset points", fontsize=8, annotation_clip=False)  # fmt: skip
     ax.axvline(0, color="#777777", linestyle="--", linewidth=1, zorder=0)
-    if reference:
-        ax.annotate(reference, (0, 1), xycoords=("data", "axes fraction"), xytext=(0, 3), ha="center",
-                    textcoords="offset points", fontsize=9, color="#777777")  # fmt: skip
+    for name, at in (lines or {}).items():
+        ax.axvline(at, linewidth=1.2, zorder=0, **LINES[name])
+    for name, at in (({reference: 0.0} if reference else {}) | dict(lines or {})).items():
+        ax.annotate(name, (at, 1), xycoords=("data", "axes fraction"), xytext=(0, 3), ha="center",
+                    textcoords="offset points", fontsize=9,
+                    color=LINES[name]["color"] if at else "#777777")  # fmt: skip
     ax.set_yticks(range(len(names)), names, fontsize=10 if numbers else 9)
     ax.set_ylim(len(names) - 0.5, -0.5)
     ax.set_xlabel(label)

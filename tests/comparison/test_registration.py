@@ -39,8 +39,8 @@ def test_every_word_and_number_is_part_of_the_name():
         replace(GOOD, one="head", other="bitfit"),
     ]  # fmt: skip
     assert len({one.name for one in (GOOD, *others)}) == 5 and GOOD.name == replace(GOOD).name
-    assert repr(GOOD).startswith(
-        f"registered as {GOOD.name}: bitfit beats head (bitfit against head, seeds 3, 4, 6, 40 steps;"
+    assert repr(GOOD) == (
+        f"registered as {GOOD.name}: bitfit beats head (bitfit against head, seeds 3, 4, 6, 40 steps)"
     )
 
 

@@ -130,3 +130,14 @@ def test_what_lies_left_of_the_axis_is_an_arrow_at_its_edge():
     assert arrow.get_markerfacecolor() == plots_hybrid.FAMILIES["additive"]
     (name,) = ax.texts
     assert (name.get_text(), name.xy) == ("full", (0, 1)), "over the line at 0"
+
+
+def test_methods_that_are_not_inferior_are_filled_and_other_lines_named_at_their_tops():
+    found = {"kept": Difference(-0.01, -0.02, 0.0, p=0.4), "left": Difference(-0.01, -0.04, 0.02, p=0.4)}
+    lines = {"linear probe": -2.5}
+    ax = plots_hybrid.differences(found, None, "points", margin=3, kept=["kept"], reference="full", lines=lines)
+    drawn = {container.get_label(): container.lines[0] for container in ax.containers}
+    assert [drawn[name].get_ydata()[0] for name in ("not inferior", "not shown to be")] == [0, 1]
+    assert drawn["not shown to be"].get_markerfacecolor() == "white" != drawn["not inferior"].get_markerfacecolor()
+    assert [(t.get_text(), t.xy) for t in ax.texts[-2:]] == [("full", (0, 1)), ("linear probe", (-2.5, 1))]
+    assert ax.texts[-1].get_color() == ax.lines[-1].get_color() and list(ax.lines[-1].get_xdata()) == [-2.5, -2.5]

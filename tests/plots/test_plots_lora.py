@@ -1,13 +1,10 @@
 r"""The pictures of LoRA and of the lecture's map show what they are given."""
 
-import numpy as np
-import pytest
 from matplotlib.colors import same_color
 
 from coursekit import plots
-from coursekit.experiments.intervals import Difference
 from coursekit.plots.alt import describe
-from coursekit.plots.comparison import by_learning_rate, differences_by_cost
+from coursekit.plots.comparison import by_learning_rate
 from coursekit.plots.hybrid import FAMILIES
 
 
@@ -96,49 +93,3 @@ def test_curves_have_the_colours_they_are_given_and_those_of_one_colour_differ_i
     many = {str(number): curves["full"] for number in range(len(plots.COLOURS) + 1)}
     drawn = [line for line in by_learning_rate(many).lines if line.get_label() in many]
     assert len({(line.get_color(), line.get_linestyle()) for line in drawn}) == len(many), "none is lost"
-
-
-def test_a_difference_over_a_cost_has_its_method_s_colour_and_the_leader_and_the_taken_ones_are_ringed():
-    by_a = {name: Difference(at, at - 0.01, at + 0.02) for name, at in (("b", -0.02), ("far", -0.2), ("c", 0.01))}
-    by_b = {name: Difference(at, at - 0.01, at + 0.02) for name, at in (("a", 0.02), ("far", -0.18), ("c", 0.03))}
-    families = {"a": "hybrid", "b": "additive", "far": "additive", "c": "baseline"}
-    panels = {
-        "stored, kB": (by_b, {"a": 100, "b": 10, "far": 1, "c": 200}, 150, "b", ["a"]),
-        "peak, MB": (by_a, {"a": 200, "b": 300, "far": 250, "c": 400}, 350, "a", ["b", "far"]),
-    }
-    wide, narrow = differences_by_cost(families, panels, margin=3, low=-8)
-    assert (wide.get_xscale(), narrow.get_xscale(), narrow.get_ylim()[0]) == ("log", "linear", -8)
-    drawn = {
-        (tuple(at), name)
-        for part in narrow.collections
-        for at in part.get_offsets().tolist()
-        for name, colour in FAMILIES.items()
-        if len(part.get_facecolor()) and same_color(part.get_edgecolor()[0], colour)
-    }
-    filled = {
-        tuple(part.get_offsets()[0])
-        for part in narrow.collections
-        if len(part.get_facecolor()) and same_color(part.get_facecolor()[0], part.get_edgecolor()[0])
-    }
-    assert filled == {(400, 1)}, "not inferior: b's low end is the margin"
-    assert drawn == {((300, -2), "additive"), ((250, -8), "additive"), ((400, 1), "baseline")}
-    rings = [tuple(*line.get_xydata()) for line in narrow.lines if line.get_markersize() == 11]
-    np.testing.assert_allclose(rings, [(200, 0), (300, -2), (250, -20)])
-    ends = [c.lines[2][0].get_segments()[0][:, 1] for c in narrow.containers if c.lines[2]]
-    np.testing.assert_allclose(ends, [[-3, 0], [-21, -18]])
-    assert [text.get_text() for text in narrow.texts] == ["a: leads", "b: taken", "far"]
-    assert [list(line.get_xdata()) for line in narrow.lines if line.get_linestyle() == ":"] == [[350, 350]]
-    band = narrow.patches[0].get_extents().transformed(narrow.transData.inverted())
-    np.testing.assert_allclose((band.y0, band.y1), (-3, 0))
-    named = {"far": (20, 9)}, {"c": (-30, 5)}
-    pair = differences_by_cost(families, panels, margin=3, low=-30, named=named)
-    for ax, name, at in zip(pair, ("far", "c"), ((1, -18), (400, 1)), strict=True):
-        label = ax.texts[-1]
-        assert (label.get_text(), tuple(label.xy)) == (name, pytest.approx(at))
-    said = "peak, MB, 4 methods from 200 to 400, at most 350: a leads at 200, b is taken, at 300 with -2.0."
-    assert said in describe(narrow.figure)
-    panels["stored, kB"][1].pop("far")  # it has no cost
-    wide, narrow = differences_by_cost(families, panels, margin=3, low=-8)
-    far = [[at for part in ax.collections for at in part.get_offsets().tolist() if at[1] < -7] for ax in (wide, narrow)]
-    assert far == [[], [[250, -8]]]
-    assert "stored, kB, 3 methods from 10 to 200" in describe(narrow.figure)
