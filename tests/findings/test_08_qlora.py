@@ -5,7 +5,7 @@ import re
 from finding import once_beside, printed, read, said
 from transformers import AutoTokenizer, DataCollatorForLanguageModeling
 
-from coursekit.checks.qlora import BATCHES, OPTIMIZERS, plan, row_time
+from coursekit.checks.qlora import OPTIMIZERS, plan, row_time
 from coursekit.comparison import costs
 from coursekit.experiments import results
 from coursekit.experiments.intervals import Difference
@@ -54,7 +54,7 @@ def test_the_example_of_a_plan():
     assert row_time((1, "adamw", False), 1.0, 0.0) == 2 + 2  # as many products as unpackings
     assert row_time((4, "adamw", True), 0.5, 9.0) == found  # it has the same time as "adamw8bit"
     said(PAGE, "Of the plans that fit, one with the least time a row is right")
-    said(PAGE, "a paged optimizer adds copy once a step, however many rows it has")
+    said(PAGE, "a paged optimizer adds copy once a step, however many rows it has; the other two count as free")
 
 
 def test_the_plans_of_two_cards():
@@ -67,12 +67,9 @@ def test_the_plans_of_two_cards():
     said(PAGE, f"On the A100, which has room for the activations of four rows: a row takes {time:.1f} products, with "
                "checkpointing more than 3")  # fmt: skip
     assert row_time((16, "adamw", True), 0.4, 1.2) > 3
-    room, more = card("RTX 4090").capacity() - GiB, missed("33B")
+    room = card("RTX 4090").capacity() - GiB
     assert min(qlora_bill("33B", optimizer=o, checkpointing=False).peak for o in OPTIMIZERS) > room
-    peaks = {(rows, o): qlora_bill("33B", batch=rows, optimizer=o).peak + more for rows in BATCHES for o in OPTIMIZERS}
-    assert {name for name, peak in peaks.items() if peak <= room} == {(1, "paged_adamw"), (2, "paged_adamw")}
-    said(PAGE, "On the RTX 4090 nothing fits without it, and with the paper's larger base only plans with "
-               "paged states do")  # fmt: skip
+    said(PAGE, "On the RTX 4090 nothing fits without it.")
 
 
 def test_between_full_fine_tuning_and_a_linear_probe():
@@ -113,7 +110,7 @@ def test_the_activations_of_a_step_do_not_shrink():
     qlora, lora = (costs.read()[arm] for arm in ("qlora", "lora-all-linear"))
     assert qlora.batch_size == lora.batch_size == 16 and qlora.model == lora.model == "minilm"
     assert qlora.weights < 0.6 * lora.weights and qlora.activations > lora.activations > 0.6 * lora.peak
-    said(PAGE, "Activations keep 16 or 32 and do not shrink")
+    said(PAGE, "Activations do not shrink")
 
 
 def test_every_row_of_the_table_has_its_whole_search():
@@ -155,7 +152,7 @@ def test_what_the_sum_of_65b_leaves_out():
     r"""What PEFT's preparation puts into fp32."""
     config = llama_config("65B")
     more = 2 * 2 * config.vocab_size * config.hidden_size / GB  # embedding and head, from two bytes to four
-    said(PAGE, f"all not in four bits goes to fp32 ({more:.0f} GB more in 65B)")
+    said(PAGE, f"all not in four bits goes to fp32 (65B: {more:.0f} GB over the sum)")
 
 
 def test_where_the_paper_s_bases_are_from():
