@@ -120,7 +120,8 @@ def test_what_arrives_of_an_update_and_with_how_much_noise():
     assert 20 * float(share) < 50, "a weight gets there beyond halfway"
     said(PAGE, "With your noise nearly all arrives at every size")
     times = f"{float(chance[3]):.1f} times the update"
-    said(PAGE, f"The price is the noise, {times}; the nearest level has {nearest[3]}, the lost update itself")
+    said(PAGE, f"The price is the noise, the distance between stored and wanted weights: {times}. The nearest level "
+               f"has {nearest[3]}, the lost update itself")  # fmt: skip
     said(PAGE, f"The noise is {chance[4]} of the error of the base's own rounding")
     said(PAGE, "To the nearest level 08's update is lost whole. Rounded by chance it was kept, in this run, with a "
                f"noise of {times}")  # fmt: skip
@@ -133,9 +134,9 @@ def test_the_merge_with_noise_keeps_what_the_adapter_gained():
     low, high = (float(chance[1]) + side * float(chance[2]) for side in (-1, 1))
     assert low < 0 < high and high - low < 0.25, "no clear difference, and less than what is not answering with a grade"
     assert float(chance[0]) >= float(gained) - 0.05 and float(nearest[0]) == 0
-    said(PAGE, f"In this run the merge with noise keeps {chance[0]} of the {gained} nats that the adapter had gained, "
-               f"a difference of {chance[1]} (± {chance[2]}); the merge to the "
-               f"nearest level keeps {nearest[0]}. Nearly all of the gain is answering with a grade (08)")  # fmt: skip
+    said(PAGE, f"In this run the merge with noise gains {chance[0]} nats, the adapter {gained}, a difference of "
+               f"{chance[1]} (± {chance[2]}); the merge to the "
+               f"nearest level gains {nearest[0]}. Nearly all of the gain is answering with a grade (08)")  # fmt: skip
     (before,) = printed(PAGE, r"(\S+) nats  before training")
     (guess,) = printed("08_qlora", r"entropy of the grades: (\S+) nats")
     assert float(before) - float(guess) > 0.95 * float(gained)
