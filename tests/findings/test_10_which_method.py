@@ -78,7 +78,7 @@ def test_no_method_is_better_and_four_are_clearly_worse(stored, arms):
     assert drawn <= {*found} and len(drawn) == 17 and {"bitfit", "said", "p-tuning", "head"} <= drawn
     assert printed(PAGE, r"the (\d+) not drawn: −(\S+) to −(\S+) points, no clear difference\n") == (
         str(len(others)), f"{-min(others):.1f}", f"{-max(others):.1f}")  # fmt: skip
-    said(PAGE, f"The picture shows {len(drawn)} of them")
+    said(PAGE, f"The picture shows {len(drawn)} of the {len(arms)}")
     said(PAGE, f"None of {len(arms)} methods is shown to be better than full fine-tuning, which alone trains the "
                "pooler's matrix, after 300 steps; four are clearly worse")  # fmt: skip
 
