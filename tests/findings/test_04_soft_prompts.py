@@ -25,6 +25,7 @@ from coursekit.experiments.results import Results
 from coursekit.methods import PromptTuning
 from coursekit.models import load_decoder, load_encoder
 from coursekit.tasks import load_task
+from coursekit.training import fit
 from coursekit.training.optimizers import make_optimizer
 
 PAGE = "04_soft_prompts"
@@ -67,7 +68,8 @@ def test_what_each_row_had(film):
     assert "- **seeds**: 0, 1, 2" in card
     assert {film.steps(arm) for arm in SHOWN} == {300, 600}
     assert "2009 test sentences" in card and printed(PAGE, "(2,009 test sentences, three seeds)")
-    said(PAGE, "300 steps at the learning rate that was best on validation; one prefix and full fine-tuning have 600.")
+    said(PAGE, "300 steps at the learning rate that was best on validation; full fine-tuning has 600, and so "
+               "has one prefix, to compare with it.")  # fmt: skip
     assert [arm for arm in NAMED if film.steps(arm) == 600] == ["prefix-20, 600 steps", "full, 600 steps"]
     searched = results.read("methods")
     for arm, rates in (("prompt", {0.003, 0.01}), ("prefix", {0.01, 0.03})):  # in that file; here at the chosen rate
@@ -186,7 +188,7 @@ def test_a_prefix_of_twenty_beats_the_probe_of_what_it_reads(film, pairs):
                f"({ranges(mean).replace('-', '−')} points).")  # fmt: skip
     assert film.accuracy("probe").value > film.accuracy("probe-cls").value
     said(PAGE, "after 300 steps twenty vectors in each block beat a linear probe on [CLS] by "
-               f"{unsigned(twenty)}, but show {mean.verdict} to one on the tokens' mean; no prompt is shown to beat "
+               f"{unsigned(twenty)}, but show {mean.verdict} from one on the tokens' mean; no prompt is shown to beat "
                "either.")  # fmt: skip
     assert not any("network" in arm for arm in SHOWN)
     every = film.differences([*soft(film), "head"], "probe-cls")
@@ -197,7 +199,7 @@ def test_a_prefix_of_twenty_beats_the_probe_of_what_it_reads(film, pairs):
     assert {arm for arm, found in figure.items() if found.verdict == "better"} == three
     assert {arm for arm in SHOWN if film.accuracy(arm).low > film.accuracy("probe-cls").value} == three
     (drawn,) = (cell.source for cell in read(PAGE).cells if "ax = accuracies(" in cell.source)
-    assert "Neither prompt's bar lies right of the probe on [CLS], every prefix's does;" in drawn
+    assert "Every prefix is ahead of the probe on [CLS], neither prompt is;" in drawn
 
 
 def test_on_a_decoder():
@@ -225,18 +227,18 @@ def test_what_section_1_says_of_its_run():
     template, question, before, fitted, after = rows
     least, most = printed(PAGE, r"right, trained minus fitted threshold, \S+ \((\S+) to (\S+)\)\.")
     assert float(least.replace("−", "-")) < 0 < float(most)
-    said(PAGE, f"the training takes the nine vectors from {before[0]:.2f} right to {after[0]:.2f}. But the "
+    said(PAGE, f"The training takes the nine vectors from {before[0]:.2f} right to {after[0]:.2f}, but the "
                f"fitted threshold gets {fitted[0]:.2f} (not clearly less) and the "
                f"question in words {question[0]:.2f}")  # fmt: skip
     assert abs(after[0] - question[0]) < 0.05 and before[0] < template[0]
     low, high = printed(PAGE, r"AUC, trained minus untrained, \S+ \((\S+) to (\S+)\);")
-    said(PAGE, f"the AUC is {before[1]:.2f} before and after.")
+    said(PAGE, f"Not in this run: it is {before[1]:.2f} before and after.")
     assert before[1] == fitted[1] == after[1] == question[1]
     assert float(low.replace("−", "-")) < 0 < float(high)
     said(PAGE, "Nothing here shows that the training did more than correct a lean")
     cells = {cell.id: cell.source for cell in read(PAGE).cells}
     steps, batch = (int(re.search(rf"^{name} = (\d+)", cells["04-004"], re.M)[1]) for name in ("steps", "batch_size"))
-    said(PAGE, f"the same nine after training on {steps * batch} sentences.")
+    said(PAGE, f"and are trained on {steps * batch} sentences.")
     assert len(load_task("film", "two").short(8).data["train"]) > steps * batch, "none of them twice"
 
 
@@ -244,17 +246,21 @@ def test_what_the_other_cells_say_of_their_run():
     with_it, without = printed(PAGE, r"after the words: at most (\S+) apart; without the prefix: (\S+)")
     assert float(with_it) < 1e-3
     said(PAGE, f"without the prefix they are {float(without):.0f} apart")
-    how = ("nothing", "told in words", "two vectors, untrained", "two vectors, trained")
-    bare, told, untrained, trained = (float(printed(PAGE, rf"{name} +(0\.\d+)")[0]) for name in how)
-    said(PAGE, f'"Sure" has a chance of {bare:.3f} without a prompt and {trained:.2f} after the two trained vectors; '
-               f"the instruction gets {told:.2f}.")  # fmt: skip
-    assert untrained < 0.01
+    (fitted, _), (own, auc) = (
+        map(float, printed(PAGE, rf"{name} +(0\.\d+) +(0\.\d+)"))
+        for name in (r"AUC\n+nine vectors, trained", "the same by your loop")
+    )
+    assert abs(own - fitted) < 0.03
+    said(PAGE, f"It does, in this run: {own:.2f} right, with an AUC of {auc:.2f}.")
+    assert {name: inspect.signature(fit).parameters[name].default for name in ("warmup", "clip")} == dict(
+        warmup=0.1, clip=1.0
+    )
 
 
 def test_what_the_costs_are():
     full, prompt, prefix = (
         [float(x.replace(",", ""))
-         for x in printed(PAGE, rf"{name} +(\d[\d,]{{4,}}) +([\d.]+) +([\d.]+)" + 3 * r" +([\d,]+)")]
+         for x in printed(PAGE, rf"{name} +(\d[\d,]{{4,}}) +([\d.]+) +([\d.]+)" + 2 * r" +([\d,]+)")]
         for name in ("full fine-tuning", "prompt", "prefix")
     )  # fmt: skip
     model = load_decoder("smollm2")[0]
@@ -276,8 +282,8 @@ def test_what_the_costs_are():
     said(PAGE, f"So the prefix takes {prefix[2]:.1f} times full fine-tuning's work, the prompt {prompt[2]:.1f}.")
     said(PAGE, f"With the prompt the states fall from {full[3]:,.0f} MB to {prompt[3]:,.0f}")
     said(PAGE, f"{prompt[4]:,.0f} MB of activations are kept, more than full fine-tuning's {full[4]:,.0f}.")
-    assert full[3] + full[4] > full[5] and prompt[3] + prompt[4] < prompt[5]
-    said(PAGE, f"The peak falls all the same, from {full[5]:,.0f} MB to {prompt[5]:,.0f}")
+    assert 1 / 3 < (prompt[3] + prompt[4]) / (full[3] + full[4]) < 0.4
+    said(PAGE, "The sum still falls, to little more than a third.")
     assert prefix[4] < full[4], "as many tokens, and less is kept"
 
 
