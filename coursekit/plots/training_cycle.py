@@ -1,9 +1,10 @@
 r"""Pictures of the training cycle: how surprising tokens are, what each stage reads and learns, a loss between bars,
-log-ratios, which tokens of a packed row notice a change, what is kept.
+log-ratios, which tokens of a packed row see which and which notice a change, what is kept.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
@@ -151,6 +152,48 @@ def log_ratios(pairs: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> 
     ax.set_ylabel("ln π − ln π₀ of the rejected answer (nats)")
     ax.legend(loc="lower right", frameon=True)  # its frame hides the lines, and few points lie there
     return ax
+
+
+def packed_masks(lengths: Sequence[int]) -> Figure:
+    r"""Which tokens of a packed row each token sees, where positions count on and where they begin again.
+
+    lengths: of the row's examples. A token sees itself and those before it, back to where a position does not go up by
+    1: there transformers lets an example begin.
+    """
+    figure, panels = plt.subplots(1, 2, figsize=(7.0, 3.4), sharey=True)
+    total, borders = sum(lengths), [0, *np.cumsum(lengths)]
+    rows = {
+        "position_ids count on": [*range(total)],
+        "position_ids begin again": [place for n in lengths for place in range(n)],
+    }
+    told = []
+    for ax, colour, (title, positions) in zip(panels, COLOURS, rows.items(), strict=False):
+        example = np.cumsum(np.diff(positions, prepend=-1) != 1)
+        seen = np.tril(example[:, None] == example)
+        for row, column in np.argwhere(seen):
+            box(ax, column + 0.05, row + 0.05, 0.9, 0.9, colour=colour)
+        for border in borders[1:-1]:
+            ax.axvline(border, color="grey", linestyle=":", linewidth=1)
+            ax.axhline(border, color="grey", linestyle=":", linewidth=1)
+        ax.set_xlim(0, total)
+        ax.set_ylim(total, 0)
+        ax.set_aspect("equal")
+        ax.set_xticks(np.arange(total) + 0.5, positions, fontsize=8)
+        ax.set_yticks(
+            [(low + high) / 2 for low, high in itertools.pairwise(borders)],
+            [f"example {n}" for n in range(1, len(lengths) + 1)],
+        )
+        ax.tick_params(length=0)
+        ax.spines[:].set_visible(True)
+        ax.set_title(title)
+        ax.set_xlabel("tokens that are seen")
+        told.append(f"{title}: {seen.sum()} of {total * total}")
+    panels[0].set_ylabel("tokens that see")
+    says(
+        figure,
+        f"A row of examples of {', '.join(map(str, lengths))} tokens: which token sees which. {'; '.join(told)}.",
+    )
+    return figure
 
 
 def noticed(moved: Mapping[str, Sequence[float]], positions: Sequence[int], changed: int) -> Figure:

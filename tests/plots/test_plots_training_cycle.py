@@ -1,7 +1,9 @@
 r"""Pictures of the training cycle show the numbers they are given, and nothing lies outside the figure."""
 
 import numpy as np
+import torch
 from matplotlib.colors import same_color
+from transformers.masking_utils import find_packed_sequence_indices, packed_sequence_mask_function
 
 from coursekit.plots import training_cycle as draw
 from coursekit.plots.alt import describe
@@ -63,6 +65,18 @@ def test_learned_and_kept_joins_the_strengths_of_a_remedy():
     assert "the tweets at 94" in ax.texts[0].get_text()
     assert [line.get_label() for line in (replay, ewc)] == ["replay", "EWC"] and ax.get_legend() is None
     assert "tweets" in ax.get_xlabel()
+
+
+def test_a_token_of_a_packed_row_sees_what_transformers_lets_it_see():
+    figure, lengths = draw.packed_masks([2, 1, 3]), [2, 1, 3]
+    for ax, positions in zip(figure.axes, ([0, 1, 2, 3, 4, 5], [0, 1, 0, 0, 1, 2]), strict=True):
+        example = find_packed_sequence_indices(torch.tensor([positions]))
+        sees = (lambda *at: True) if example is None else packed_sequence_mask_function(example)
+        squares = {(round(p.get_y() - 0.05), round(p.get_x() - 0.05)) for p in ax.patches}
+        seen = {(i, j) for i in range(6) for j in range(i + 1) if sees(0, 0, i, j)}
+        assert squares == seen and [t.get_text() for t in ax.get_xticklabels()] == [str(at) for at in positions]
+        assert len(ax.lines) == 2 * (len(lengths) - 1), "each border is a line on both axes"
+    assert "begin again: 10 of 36" in describe(figure)
 
 
 def test_what_tokens_of_a_packed_row_notice_is_drawn_with_the_borders():
