@@ -119,13 +119,17 @@ def gated_block() -> Axes:
 def first_steps(losses: Mapping[str, Sequence[Sequence[float]]], every: int = 5) -> Axes:
     r"""Training loss over the first steps: the mean over the seeds, between the lowest and the highest of them.
 
-    losses: label -> one list of losses a seed. every: so many steps in a row are one point, their mean at their middle.
+    losses: label -> one list of losses a seed. every: so many steps in a row are one point, their mean at their middle;
+    before these stands the first step alone.
     """
     ax = axes()
     for label, runs in losses.items():
         length = min(map(len, runs)) // every * every
         values = np.array([run[:length] for run in runs]).reshape(len(runs), -1, every).mean(axis=2)
         steps = np.arange(values.shape[1]) * every + (every + 1) / 2
+        if every > 1:  # a mean hides where the losses start
+            values = np.column_stack([[run[0] for run in runs], values])
+            steps = np.append(1, steps)
         (line,) = ax.plot(steps, values.mean(axis=0), label=label, linewidth=1.4)
         ax.fill_between(steps, values.min(axis=0), values.max(axis=0), color=line.get_color(), alpha=0.18, linewidth=0)
     ends = [min(line.get_xdata()[0] for line in ax.lines), max(line.get_xdata()[-1] for line in ax.lines)]
@@ -134,6 +138,7 @@ def first_steps(losses: Mapping[str, Sequence[Sequence[float]]], every: int = 5)
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
     ax.yaxis.set_major_formatter("{x:g}")
     ax.minorticks_off()
-    ax.set_xlabel(f"step (lines: means of {every} steps; bands: from seed to seed)")
+    points = f"the first, then means of {every}" if every > 1 else "lines: means of the seeds"
+    ax.set_xlabel(f"step ({points}; bands: from seed to seed)")
     ax.set_ylabel("training loss (nats)")
     return name_lines(ax)

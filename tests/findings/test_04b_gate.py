@@ -14,7 +14,7 @@ PAGE = "04b_gate"
 
 def test_what_a_gate_does_to_the_loss():
     bare, shut, slight, wide = map(float, printed(
-        PAGE, r"'nothing attached': (\S+), 'gate 0': (\S+), 'gate 0.04': (\S+), 'gate 1': (\S+)}"
+        PAGE, r"'nothing attached': (\S+), 'gate 0': (\S+), 'gate 0.01': (\S+), 'gate 1': (\S+)}"
     ))  # fmt: skip
     assert bare == shut < slight < wide - 1
     said(PAGE, f"that of the model alone, {bare:.2f} nats in this run")
@@ -69,7 +69,7 @@ def test_where_the_losses_start(gate):
     assert all(abs(own[0] - one) < 1e-3 for own, one in zip(quiet, bare, strict=True))
     first = [own[0] for own in losses(gate, "open-small")]
     assert all(abs(one - other) < 0.5 for one, other in zip(first, bare, strict=True))
-    said(PAGE, "The gate from 0 starts at it, small prompts near it.")
+    said(PAGE, f"The gate from 0 starts at it ({min(bare):.1f} to {max(bare):.1f}), small prompts near it.")
 
 
 def test_a_gate_from_0_stays_small(gate):
@@ -86,8 +86,8 @@ def test_large_prompts_learn_that_one_of_two_words_comes_but_not_which(gate):
     assert min(*drawn["open"], *drawn["gate from 1"]) > math.log(2) > max(drawn["gate"][-1], drawn["open-small"][-1])
     assert min(late) > math.log(2)
     first = [own[0] for own in losses(gate, "open")]
-    said(PAGE, f"They start above {math.floor(min(first))} nats (the picture's first point is a mean of 20 steps) and "
-               f"end at {min(late):.2f} to {max(late):.2f}, where a coin has {math.log(2):.2f}.")  # fmt: skip
+    said(PAGE, f"They start above {math.floor(min(first))} nats and end at {min(late):.2f} to {max(late):.2f}, where a "
+               f"coin has {math.log(2):.2f}.")  # fmt: skip
     (constant,) = {float(run.more["constant"]) for run in gate.arms["open"]}
     assert gate.accuracy("open").low < constant < gate.accuracy("open").high
     printed(PAGE, rf"(constant answer: {constant:.3f})")

@@ -28,9 +28,9 @@ def test_the_first_steps_are_the_mean_between_the_seeds_that_lie_farthest_apart(
     assert ax.get_yscale() == "log" and "y: training loss (nats), log scale." in describe(ax.figure)
 
 
-def test_a_point_of_the_first_steps_is_the_mean_of_some_in_a_row_at_their_middle():
+def test_behind_the_first_step_a_point_is_the_mean_of_some_in_a_row_at_their_middle():
     (line, _) = first_steps({"gate": [[4.0, 2.0, 1.0, 3.0, 9.0]]}, every=2).lines
-    assert list(line.get_ydata()) == [3.0, 2.0] and list(line.get_xdata()) == [1.5, 3.5]
+    assert list(line.get_ydata()) == [4.0, 3.0, 2.0] and list(line.get_xdata()) == [1, 1.5, 3.5]
 
 
 def test_attention_is_drawn_where_it_is_given_and_the_prefix_is_orange():
