@@ -27,7 +27,7 @@ HYBRIDS = ("lora-bitfit", "mam-network", "unipelt-network")
 #: The rows of section 6's table.
 NAMES = {
     "lora-bitfit": "LoRA + BitFit", "lora": "LoRA", "mam-network": "MAM", "parallel r=192": "MAM's adapter",
-    "unipelt-network": "UniPELT",
+    "unipelt-network": "UniPELT", "unipelt": "UniPELT, direct prefix",
 }  # fmt: skip
 PROBED = [(arm, "probe") for arm in NAMES]
 #: hybrid -> its parts.
@@ -124,8 +124,8 @@ def test_unipelt_shows_no_clear_difference(stored):
     direct = found[str(("unipelt", "lora"))]
     assert str(direct) == EQUAL
     shown = direct.in_points().replace(" (", " points (")
-    said(PAGE, f"With its prefix trained directly it is equal to LoRA, {shown}.")
-    said(PAGE, "their heights do not say which part a model needs.")
+    said(PAGE, f"With a direct prefix it is equal to LoRA, {shown}.")
+    said(PAGE, "The heights of UniPELT's gates do not say which part a model needs.")
 
 
 def test_at_which_rates_hybrids_and_their_parts_train(stored):
@@ -134,15 +134,15 @@ def test_at_which_rates_hybrids_and_their_parts_train(stored):
     assert MAMAdapter() == MAMAdapter(n=30, hidden=800) and UniPELT() == UniPELT(n=10, hidden=512), "as in the papers"
     direct, adapters = ("prefix", "prefix n=30"), ("pfeiffer", "parallel", "parallel r=192")
     assert min(map(stored.rate, direct)) == pytest.approx(10 * max(map(stored.rate, adapters)))
-    said(PAGE, "All parts of a hybrid train at one rate. A prefix trained directly needs ten times an adapter's or "
-               "more, so both papers make it by a network, thrown away afterwards; so do we, "
-               "but for one row.")  # fmt: skip
+    said(PAGE, "All parts of a hybrid train at one rate.")
+    said(PAGE, "A prefix trained directly needs ten times an adapter's rate or more, so both papers make it by a "
+               "network, thrown away after training. So do we, except in UniPELT, direct prefix.")  # fmt: skip
 
 
 def test_what_beats_the_probe(stored):
     family = stored.paired({arm: (arm, probe) for arm, probe in PROBED})
     best = {best_part(stored, hybrid) for hybrid in PARTS}
-    assert {*PARTS, *best} == {*NAMES} and {family[part].verdict for part in best} == {"better"}
+    assert {*PARTS, *best, "unipelt"} == {*NAMES} and {family[part].verdict for part in best} == {"better"}
     low, *_, high = sorted(family[part].value for part in best)
     said(PAGE, f"Each hybrid's best part clearly beats the probe, by {100 * low:.1f} and {100 * high:.1f} points.")
     printed(PAGE, rf"Probe: {re.escape(str(stored.accuracy('probe')))}\.")
@@ -208,8 +208,8 @@ def test_what_the_costs_are():
     printed(PAGE, r"\nhead alone .*" + "".join(rf"\n.* {cost[arm].step_ratio:.2f}" for arm in parted))
     bitfit, pair, adapter, gated = (f"{cost[arm].step_ratio:.2f}" for arm in parted[1:])
     assert bitfit == pair
-    said(PAGE, f"The time hardly does: the pair takes {pair}, as BitFit alone; UniPELT {gated}, an adapter alone "
-               f"{adapter}, since most of a step is the pass through the frozen model and back")  # fmt: skip
+    said(PAGE, f"The time hardly does: the pair takes {pair}, as BitFit alone; UniPELT with a direct prefix {gated}, "
+               f"an adapter alone {adapter}, since most of a step is the pass through the frozen model")  # fmt: skip
     said(PAGE, f"Full fine-tuning, timed twice, differs by {100 * (1 - full):.0f} %.")
     head = cost["head"].step_ratio
     assert 2 * head > max(cost[arm].step_ratio for arm in parted)
@@ -217,7 +217,7 @@ def test_what_the_costs_are():
     numbers = [cost[arm].trained for arm in ("lora", "bitfit", "lora-bitfit")]
     assert numbers[0] + numbers[1] == numbers[2]
     said(PAGE, "The parameters add up, {:,} + {:,} = {:,}".format(*numbers))
-    printed(PAGE, rf"\nUniPELT, prefix trained directly +{cost['unipelt'].trained:,} ")
+    printed(PAGE, rf"\nUniPELT, direct prefix +{cost['unipelt'].trained:,} ")
     assert candidates.EVERY["unipelt"].method.hidden is None
     parts = (PrefixTuning(n=30, hidden=None), ParallelAdapter(r=192))
     assert Hybrid(*parts).count(costs.MINILM) == cost["mam"].trained == sum(p.count(costs.MINILM) for p in parts)
@@ -262,9 +262,9 @@ def test_the_gates_are_told_as_they_are():
         (layers,) = printed(PAGE, rf"{kind}: sd between layers (\S+),")
         assert float(layers) == pytest.approx(stdev(after), abs=0.011)
     spread = [printed(PAGE, rf"{kind}: sd between layers (0\.\d\d), between sentences (0\.\d\d)") for kind in kinds]
-    layers, sentences = (sorted(column) for column in zip(*spread, strict=True))
-    assert layers[0] > sentences[-1]
-    said(PAGE, "In this run they then differ more between layers than between sentences.")
+    apart = {kind: float(a) - float(b) for kind, (a, b) in zip(kinds, spread, strict=True)}
+    assert 0 < apart.pop("adapter") < 0.03 < min(apart.values())
+    said(PAGE, "In this run they then differ more between layers than between sentences, the adapter's hardly.")
     (cell,) = (one.source for one in read(PAGE).cells if "readings.read(" in one.source)
     assert "methods.UniPELT()." in cell and "lr=1e-3," in cell
     assert results.read("hybrid").rate("unipelt-network") == 1e-3, "as in section 6"
