@@ -28,4 +28,5 @@ GRID = Grid(
         *(arm(f"DID {d}", Candidate("reparameterised", along(d), rate), rate) for d, rate in RATES.items()),
     ),
     reference="full",
+    best_seeds=5,
 )

@@ -36,4 +36,5 @@ GRID = Grid(
         for name, rate in RATES.items()
     ),
     reference="full",
+    best_seeds=5,
 )

@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 import torch
-from finding import once_beside, printed, read, said, tenths, tied
+from finding import once_beside, printed, read, said, tied
 from peft import VeraConfig
 from scipy import stats
 from transformers import BertConfig, BertForSequenceClassification
@@ -100,17 +100,20 @@ def test_where_six_methods_were_run_again(stored):
     for arm, cells in told.items():
         printed(PAGE, rf"\n{re.escape(NAMES[arm])} +" + " +".join(map(re.escape, cells)) + r" *\n")
     equal = {arm: [one.endswith(" equal") for one in cells] for arm, cells in told.items()}
-    assert [arm for arm in SIX if all(equal[arm])] == ["pfeiffer"]
-    said(PAGE, "Pfeiffer adapters alone are equal to full fine-tuning in all four.")
-    assert equal["lora"] == [True, False, True, True] and columns[1]["lora"].verdict == "worse"
-    said(PAGE, f"LoRA is equal in three. With the head on the mean it is {tenths(columns[1]['lora'])}.")
-    assert equal["ia3"][2:] == [True, True]
+    assert [arm for arm in SIX if all(equal[arm])] == ["pfeiffer", "lora"]
+    said(PAGE, "Pfeiffer adapters and LoRA are equal to full fine-tuning in all four.")
+    mean = columns[1]["lora"]
+    far, near = (f"{-100 * end:.1f}" for end in (mean.low, mean.high))
+    said(PAGE, f"With the head on the mean LoRA is {-100 * mean.value:.1f} points behind ({near} to {far}): not zero, "
+               "but less than the 3 points that count here.")  # fmt: skip
+    assert equal["ia3"] == [False, True, True, True]
+    said(PAGE, f"(IA)³ is equal in three. After 600 steps it is unclear: "
+               f"{columns[0]['ia3'].in_points().replace(' (', ' points (')}.")  # fmt: skip
     assert {column["prompt"].verdict for column in columns} == {"worse"}
-    said(PAGE, "On the two other tasks LoRA and (IA)³ are equal too. Prompt tuning is worse everywhere.")
-    said(PAGE, "After 600 steps, with another head and on two more tasks Pfeiffer adapters are equal to it; LoRA in "
-               "three of the four.")  # fmt: skip
-    for there in others.values():
-        assert {len(there.seeds(arm)) for arm in ("full", *SIX)} == {3}
+    said(PAGE, "Prompt tuning is worse everywhere.")
+    said(PAGE, "After 600 steps, with another head and on two more tasks Pfeiffer adapters and LoRA are equal to it.")
+    for task, there in others.items():
+        assert {len(there.seeds(arm)) for arm in ("full", *SIX)} == {5 if task == "mean" else 3}
         assert {there.steps(arm) for arm in ("full", *SIX)} == {300}
     for task in ("product", "source"):
         there = others[task]
@@ -121,7 +124,7 @@ def test_where_six_methods_were_run_again(stored):
             assert once_beside(there, arm) and {*tried} - {there.rate(arm)} == {*there.once(arm)}
         assert card_numbers(task, r"\*\*seeds\*\*: 0, 1, (\d); the first chose the rates") == [2]
     assert not any(once_beside(others["mean"], arm) for arm in ("full", *SIX))
-    assert printed(PAGE, "(on the two other tasks one seed chose the rates)")
+    assert printed(PAGE, "(three seeds, with the head on the mean five; on the two other tasks one chose the rates)")
 
 
 def test_how_all_are_trained(arms):
