@@ -100,8 +100,8 @@ def test_on_product_reviews_they_are_equal_and_not_on_a_third_task():
     read_there = mean.differences([arm for arm in mean.arms if arm != "full"], "full")["bitfit"]
     assert read_there.verdict == "worse" and {len(mean.seeds(a)) for a in ("bitfit", "full")} == {5}
     assert mean.steps("bitfit") == mean.steps("full") == 300
-    said(PAGE, f"and by {-100 * read_there.value:.1f} with both heads [on the mean](../data/evidence/mean.md), over five "
-               "seeds.")  # fmt: skip
+    said(PAGE, f"and by {-100 * read_there.value:.1f} with both heads [on the mean](../data/evidence/mean.md), over "
+               "five seeds.")  # fmt: skip
     said(PAGE, "Of notebook 10's two other tasks it is worse on one, equal for practical purposes on the other.")
     size = [results.read("selective").parameters(arm) - 770 for arm in ("random mask", "bitfit")]
     assert size[0] > 2 * size[1]

@@ -200,8 +200,8 @@ def test_eight_methods_with_the_head_on_the_mean():
     points = [-100 * behind[arm].value for arm in arms]
     equal, worse = points[:4], points[4:]
     said(README, "over five seeds, Pfeiffer's and Houlsby's adapters, LoRA on query and value and (IA)³, "
-                 f"{min(equal):.1f} to {max(equal):.1f} behind, are equal for practical purposes; BitFit, a prefix, the "
-                 f"norms and a prompt are worse, by {min(worse):.1f} to {max(worse):.1f}")  # fmt: skip
+                 f"{min(equal):.1f} to {max(equal):.1f} behind, are equal for practical purposes; BitFit, a prefix, "
+                 f"the norms and a prompt are worse, by {min(worse):.1f} to {max(worse):.1f}")  # fmt: skip
     lifted = {arm: mean.accuracy(arm).value - cls.accuracy(arm).value for arm in arms}
     assert max(lifted, key=lifted.get) == "prompt"
     ends = " to ".join(f"{runs.accuracy('prompt').value:.3f}" for runs in (cls, mean))
