@@ -247,7 +247,6 @@ def test_lessons_and_topics_of_the_evidence_are_what_findings_read():
     read["shortcuts"] = ["`training.fit`"]
     for topic in ("pooling", "retention"):  # tests/findings/test_evidence.py reads them, for the evidence's own page
         read[topic].append("[what fell and what stood](../data/evidence/README.md)")
-    read["directions"] = read["directions"] or ["none yet"]
     assert dict(rows) == {topic: ", ".join(lessons) for topic, lessons in read.items()}
 
 

@@ -28,14 +28,12 @@ def accuracies(
     colours: Mapping[str, str] | None = None,
     seeds: Mapping[str, Sequence[float]] | None = None,
     label: str = "test accuracy",
-    direct: bool = False,
 ) -> Axes:
     r"""One dot an arm, with its 95 % interval, in the order given.
 
     found: label -> `experiments.intervals.Interval`. lines: name -> accuracy, of `LINES` or others; what stands behind
     a comma, such as the steps, changes no colour. colours: label -> colour, such as its family's. seeds: label ->
-    accuracies of the single seeds, as small dots. direct: each line's name stands at its upper end, in place of a
-    legend.
+    accuracies of the single seeds, as small dots. Each line's name stands at its upper end.
     """
     ax = axes(figsize=(7.0, 1.3 + 0.3 * len(found)))
     for row, (name, one) in enumerate(found.items()):
@@ -52,11 +50,8 @@ def accuracies(
     ax.set_yticks(range(len(found)), list(found))
     ax.set_ylim(len(found) - 0.5, -0.5)
     ax.set_xlabel(f"{label}, with its 95 % interval")
-    if lines and direct:
+    if lines:
         _name_lines(ax, lines)
-    elif lines:
-        ncols = len(lines) if len(lines) < 4 else 2
-        ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=ncols, fontsize=8)
     return ax
 
 

@@ -41,7 +41,7 @@ def test_the_best_adapter_beside_full_fine_tuning_and_the_fair_baseline(film):
     for task in (results.read("product"), results.read("source")):
         assert task.difference("pfeiffer", "full").verdict == longer.verdict
     said(PAGE, "On two more tasks the adapter equals full fine-tuning (notebook 10).")
-    said("10_which_method", "with another head and on two more tasks Pfeiffer adapters are equal to it")
+    said("10_which_method", "with another head and on two more tasks Pfeiffer adapters and LoRA are equal to it")
     said(PAGE, "Not measured: larger models.")
     said(PAGE, f"trains {share} of the parameters")
     said(PAGE, "logistic regression on the mean of the frozen model's tokens")

@@ -398,35 +398,6 @@ def test_adapters_with_the_same_directions_draw_them_once():
     assert copy.deepcopy(model).base_model.intrinsic.subspaces["one"].F is drawn["one"]
 
 
-@pytest.mark.parametrize("d", [10, 1000])
-def test_a_step_of_adam_is_as_long_in_the_weights_whatever_d_is(d):
-    method, model = IntrinsicSAID(d=d, structure=False), tiny.model("bert")
-    groups = method.parameter_groups(method.attach(model), step=0.5, lr=1e-3)
-    trained = {id(p) for p in model.parameters() if p.requires_grad}
-    assert {id(p) for group in groups for p in group["params"]} == trained
-    assert [len(group["params"]) for group in groups] == [1, 2]  # v; weight and bias of the head
-    optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
-    model(**labelled("bert")).loss.backward()
-    optimizer.step()
-    v = method.vector(model).detach()
-    moved = model.bert.intrinsic.subspaces["default"].F(v)
-    torch.testing.assert_close(v.norm(), torch.tensor(0.5), atol=1e-3, rtol=0)
-    assert 0.4 < moved.norm() < 0.6
-    assert groups[1]["lr"] == 1e-3
-
-
-def test_factors_and_head_have_the_learning_rate_that_is_given():
-    r"""With structure v is shorter than d: only its own length says how far a step goes."""
-    method, model = IntrinsicSAID(d=19), tiny.model("bert")
-    of_v, others = method.parameter_groups(method.attach(model), step=0.5, lr=3e-3)
-    directions = 19 - (tiny.LAYERS + 1)
-    assert [p.shape for p in of_v["params"]] == [(directions,)] and of_v["lr"] == 0.5 / directions**0.5
-    assert others["lr"] == 3e-3 and any(p is method.scales(model) for p in others["params"])
-    assert len(others["params"]) == 3  # λ, weight and bias of the head
-    IntrinsicSAID(d=25).attach(model, "second")
-    assert len(method.parameter_groups(model, 0.5, 1e-3, "second")[0]["params"][0]) == 25 - (tiny.LAYERS + 1)
-
-
 # what cannot work -----------------------------------------------------------------------------------------
 
 
@@ -494,6 +465,6 @@ def test_a_pickled_model_does_not_carry_what_was_drawn(tmp_path):
 def test_what_is_folded_in_has_no_vector():
     model, method = said("bert"), IntrinsicSAID(d=20)
     method.merge(model)
-    for ask in (method.vector, method.scales, lambda m: method.parameter_groups(m, 1.0, 0.1)):
+    for ask in (method.vector, method.scales):
         with pytest.raises(CourseError, match="unmerge"):
             ask(model)

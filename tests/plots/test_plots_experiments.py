@@ -36,8 +36,8 @@ def test_each_seed_is_a_small_dot_below_its_arm():
     assert all(0 < y < 0.5 for y in dots.get_ydata())
 
 
-def test_lines_may_be_named_at_their_upper_ends():
-    ax = accuracies({"head": Interval(0.6, 0.5, 0.7)}, {"full fine-tuning, 600 steps": 0.9}, direct=True)
+def test_lines_are_named_at_their_upper_ends():
+    ax = accuracies({"head": Interval(0.6, 0.5, 0.7)}, {"full fine-tuning, 600 steps": 0.9})
     (name,) = ax.texts
     assert name.xy == (0.9, 1) and " ".join(name.get_text().split()) == "full fine-tuning, 600 steps"
     assert ax.get_legend() is None
@@ -45,7 +45,7 @@ def test_lines_may_be_named_at_their_upper_ends():
 
 def test_names_of_lines_that_stand_close_do_not_touch_and_are_told_once():
     lines = {"probe on [CLS]": 0.742, "probe on the mean": 0.799, "full fine-tuning": 0.859, "constant answer": 0.504}
-    ax = accuracies({"LoRA": Interval(0.85, 0.83, 0.86)}, lines, direct=True)
+    ax = accuracies({"LoRA": Interval(0.85, 0.83, 0.86)}, lines)
     ax.figure.draw_without_rendering()
     boxes = {text.get_text().strip(): text.get_window_extent() for text in ax.texts}
     rows = {text.get_text().strip(): text.get_text().count("\n") for text in ax.texts}

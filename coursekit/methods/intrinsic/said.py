@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from coursekit import interop
-from coursekit.errors import CourseError, flag, keep, number, one_of, whole
+from coursekit.errors import CourseError, flag, keep, one_of, whole
 from coursekit.methods.intrinsic.directions import Directions, Group, Held, frozen_modules, groups_of, size
 from coursekit.methods.intrinsic.displaced import Displace, Place, ReparametrizedLayer
 from coursekit.methods.intrinsic.fastfood import Fastfood
@@ -95,20 +95,6 @@ class IntrinsicSAID(Method):
         r"""$\lambda$ of adapter `name`, (m,): each block's, then that of everything else. None without structure."""
         unmerged(model)
         return _directions(model).subspaces[self._named(model, name)].scales
-
-    def parameter_groups(
-        self, model: nn.Module, step: float, lr: float, name: str | None = None
-    ) -> list[dict[str, Any]]:
-        r"""For an optimizer like Adam, which moves every parameter by about its learning rate at each step.
-
-        The columns of F have length 1, so the weights move by the learning rate times $\sqrt{d - m}$. v gets the
-        learning rate at which that is `step`, a distance between weights: one setting serves every d. lr: the learning
-        rate of everything else that trains, $\lambda$ and the task head.
-        """
-        step, lr = number("step", step, above=0, such_as=0.5), number("lr", lr, least=0, such_as=1e-3)
-        v = self.vector(model, name)
-        others = [p for p in model.parameters() if p.requires_grad and p is not v]
-        return [{"params": [v], "lr": step / len(v) ** 0.5}, {"params": others, "lr": lr}]
 
     # ------------------------------------------------------------------------------------------------------------
 
