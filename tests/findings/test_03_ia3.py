@@ -69,7 +69,7 @@ def test_full_fine_tuning(film):
     said(PAGE, f"Full fine-tuning shows {found.verdict}; on two more tasks it is equal (notebook 10)")
     for task in (results.read("product"), results.read("source")):
         assert str(task.differences(IN_10, "full")["ia3"]) == EQUAL
-    said("10_which_method", "On the two other tasks LoRA and (IA)³ are equal too.")
+    said("10_which_method", "(IA)³ is equal in three. After 600 steps it is unclear")
 
 
 def test_the_fair_baseline(film):
