@@ -365,8 +365,8 @@ def test_when_the_last_exercise_gives_all_points():
     of_words, of_four = (re.search(rf"{row} \| (\d+ to \d+ %) \|", in_the_open(PAGE))[1]
                          for row in ('The capital city of"', "the course's solution"))  # fmt: skip
     said(PAGE, f"four vectors, trained from words, got {of_four} of new capitals, words {of_words}.")
-    assert DESIGN.seconds == 180
-    said(PAGE, "your function has three minutes")
+    assert DESIGN.seconds == 240
+    said(PAGE, "your function has four minutes")
 
 
 @pytest.mark.slow
