@@ -7,27 +7,18 @@ from finding import once_beside, printed, read, said
 
 from coursekit.comparison import costs, published
 from coursekit.experiments import results
-from coursekit.experiments.intervals import Difference
-from coursekit.experiments.verdict import decide, holm
 from coursekit.methods import IntrinsicSAID, LoRA
 from coursekit.models import load_encoder
 
 PAGE = "06b_intrinsic_dimension"
-
-
-def verdicts(marks: dict[int, Difference]) -> list[str]:
-    r"""Adjusted for as many comparisons as there are."""
-    p = holm({name: mark.p for name, mark in marks.items()})
-    return [decide(mark.low, mark.high, p[name]) for name, mark in marks.items()]
+EQUAL = "equal for practical purposes"
 
 
 def test_where_the_intrinsic_dimension_lies():
     stored, tried = results.read("directions", "probe"), (10, 100, 300, 1000, 3000, 10_000)
     asked = {"head": "head"} | {d: f"DID {d}" for d in tried} | {"probe": "probe"}
-    marks = {name: stored.difference(arm, "full", share=0.9) for name, arm in asked.items()}
-    found = dict(zip(marks, verdicts(marks), strict=True))
-    equal = "equal for practical purposes"
-    assert [*found.values()] == [*["worse"] * 3, equal, *["better"] * 4]
+    marks = stored.paired({name: stored.difference(arm, "full", share=0.9) for name, arm in asked.items()})
+    assert [mark.verdict for mark in marks.values()] == [*["worse"] * 3, EQUAL, *["better"] * 4]
     assert printed(PAGE, r"Adjusted for these (\d) comparisons") == (str(len(marks)),)
     few, many, probe = (str(marks[name]).partition(" ")[2] for name in (100, 1000, "probe"))
     said(PAGE, "$d_{90}$ lies between 100 and 1,000 here. 100 directions are worse than the mark "
@@ -46,15 +37,14 @@ def test_what_stays_ahead_of_directions_and_what_equals_them():
     said(PAGE, f"Full fine-tuning stays ahead, of 1,000 directions {str(thousand).removeprefix('better ')}, of 10,000 "
                f"{str(most).removeprefix('better ')}.")  # fmt: skip
     said(PAGE, f"10,000 stay {100 * most.value:.1f} points behind it.")
-    equal = "equal for practical purposes"
-    assert stored.difference("DID 1000", "probe").verdict == equal
+    assert stored.difference("DID 1000", "probe").verdict == EQUAL
     said(PAGE, "To 1,000 directions it is equal for practical purposes")
     said(PAGE, "A linear probe, which moves no weight, equals 1,000 for practical purposes.")
     ahead = stored.difference("DID 10000", "probe")
-    assert ahead.verdict == "better" and stored.difference("DID 3000", "probe").verdict == equal
+    assert ahead.verdict == "better" and stored.difference("DID 3000", "probe").verdict == EQUAL
     said(PAGE, f"10,000 are better than the probe, {str(ahead).removeprefix('better ')}.")
     scales = stored.difference("said", "DID 1000")
-    assert scales.verdict == equal
+    assert scales.verdict == EQUAL
     said(PAGE, "are equal to 1,000 directions for practical purposes "
                f"({scales.in_points().partition('(')[2]}.")  # fmt: skip
 

@@ -107,7 +107,7 @@ def test_where_six_methods_were_run_again(stored):
     said(PAGE, f"With the head on the mean LoRA is {-100 * mean.value:.1f} points behind ({near} to {far}): not zero, "
                "but less than the 3 points that count here.")  # fmt: skip
     assert equal["ia3"] == [False, True, True, True]
-    said(PAGE, f"(IA)³ is equal in three. After 600 steps it is unclear: "
+    said(PAGE, "(IA)³ is equal in three. After 600 steps it is unclear: "
                f"{columns[0]['ia3'].in_points().replace(' (', ' points (')}.")  # fmt: skip
     assert {column["prompt"].verdict for column in columns} == {"worse"}
     said(PAGE, "Prompt tuning is worse everywhere.")
