@@ -21,8 +21,8 @@ def test_where_the_intrinsic_dimension_lies():
     assert [mark.verdict for mark in marks.values()] == [*["worse"] * 3, EQUAL, *["better"] * 4]
     assert printed(PAGE, r"Adjusted for these (\d) comparisons") == (str(len(marks)),)
     few, many, probe = (str(marks[name]).partition(" ")[2] for name in (100, 1000, "probe"))
-    said(PAGE, "$d_{90}$ lies between 100 and 1,000 here. 100 directions are worse than the mark, 90 % "
-               f"of full fine-tuning, {few}, 1,000 better {many}; 300 are equal to it for practical purposes.")  # fmt: skip
+    said(PAGE, "$d_{90}$ lies between 100 and 1,000 here. 100 directions are worse than the mark, 90 % of full "
+               f"fine-tuning, {few}, 1,000 better {many}; 300 are equal to it for practical purposes.")  # fmt: skip
     said(PAGE, f"The probe is better than it {probe}.")
     passing = '"Between 100 and 1,000 directions the accuracy passes 90 % of full fine-tuning\'s."'
     assert any(passing in c.source for c in read(PAGE).cells)
