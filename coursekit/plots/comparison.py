@@ -26,6 +26,7 @@ def by_learning_rate(
     lines: Mapping[str, float] | None = None,
     seeds: Mapping[str, Mapping[float, Sequence[float]]] | None = None,
     named: Mapping[str, tuple[float, float]] | None = None,
+    apart: float = 1.0,
 ) -> Axes:
     r"""Validation accuracy over the learning rate, a line for each of `curves`, a ring around the one chosen.
 
@@ -33,7 +34,7 @@ def by_learning_rate(
     and not chosen. colours: label -> colour, such as its family's; curves of one colour differ in their dashes. lines:
     name -> accuracy, of `plots.experiments.LINES`. seeds: label -> rate -> accuracies of its seeds: small dots,
     beside each other's. named: label -> where its name stands, in points of a page from its ring; there is no legend
-    then.
+    then. apart: the factor along x between neighbouring curves, where their points would lie on one another.
     """
     ax, once = axes(), {} if once is None else once
     own = dict(zip(curves, cycle(COLOURS), strict=False)) | dict(colours or {})
@@ -41,20 +42,22 @@ def by_learning_rate(
     rings: dict[str, tuple[float, float]] = {}
     hollow = dict(marker="o", markersize=5, markerfacecolor="white", linestyle="none", zorder=3)
     ring = dict(marker="o", markersize=12, fillstyle="none", linestyle="none")
+    shift = {label: apart ** (n - (len(curves) - 1) / 2) for n, label in enumerate(curves)}
     for label, curve in curves.items():
-        rates, colour = sorted(curve), own[label]
+        rates, colour, by = sorted(curve), own[label], shift[label]
         line = dict(color=colour, linestyle=_DASHES[drawn[colour] % len(_DASHES)], marker="o", markersize=4)
         drawn[colour] += 1
-        ax.plot(rates, [curve[rate] for rate in rates], label=label, **line)
+        ax.plot([rate * by for rate in rates], [curve[rate] for rate in rates], label=label, **line)
         single = [rate for rate in rates if rate in once.get(label, ())]
         if single:
-            ax.plot(single, [curve[rate] for rate in single], color=colour, **hollow)
+            ax.plot([rate * by for rate in single], [curve[rate] for rate in single], color=colour, **hollow)
         best = max((rate for rate in rates if rate not in single), key=curve.__getitem__)
-        ax.plot(best, curve[best], color=colour, **ring)
-        rings[label] = best, curve[best]
+        ax.plot(best * by, curve[best], color=colour, **ring)
+        rings[label] = best * by, curve[best]
     dot = dict(marker="o", markersize=3, alpha=0.5, linestyle="none")
     for n, (label, found) in enumerate((seeds or {}).items()):
-        beside = 1.08 ** (n - (len(seeds or {}) - 1) / 2)  # so that no curve's dots cover another's
+        # So that no curve's dots cover another's.
+        beside = shift[label] if apart != 1 else 1.08 ** (n - (len(seeds or {}) - 1) / 2)
         for rate, values in found.items():
             ax.plot([rate * beside] * len(values), values, color=own[label], **dot)
     alt.says(ax, "; ".join(_of_seeds(label, found) for label, found in (seeds or {}).items()))

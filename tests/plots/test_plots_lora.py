@@ -1,5 +1,6 @@
 r"""The pictures of LoRA and of the lecture's map show what they are given."""
 
+import pytest
 from matplotlib.colors import same_color
 
 from coursekit import plots
@@ -70,6 +71,18 @@ def test_the_chosen_learning_rate_has_a_ring_and_one_seed_a_hollow_point():
     assert same_color(dots.get_color(), ax.lines[2].get_color()), "of their curve"
     assert ax.get_legend().get_texts()[-1].get_text() == "a seed"
     assert "; seeds of LoRA at 0.01: 0.5, 0.9. x: learning rate" in describe(ax.figure)
+
+
+def test_curves_stand_apart_along_x_with_their_rings_hollow_points_and_dots():
+    curves, seeds = {"a": {1e-2: 0.5, 1e-1: 0.4}, "b": {1e-2: 0.5, 1e-1: 0.4}}, {"a": {1e-2: [0.6]}, "b": {1e-2: [0.6]}}
+    ax = by_learning_rate(curves, {"a": [1e-1], "b": [1e-1]}, seeds=seeds, named={"a": (0, 11)}, apart=1.21)
+    a, b = 1 / 1.1, 1.1
+    drawn = [line.get_xdata().tolist() for line in ax.lines]
+    expected = [[1e-2 * a, 1e-1 * a], [1e-1 * a], [1e-2 * a], [1e-2 * b, 1e-1 * b], [1e-1 * b], [1e-2 * b]]
+    expected += [[1e-2 * a], [1e-2 * b]]  # dots
+    assert len(drawn) == len(expected)
+    assert all(x == pytest.approx(y) for x, y in zip(drawn, expected, strict=True))
+    assert ax.texts[0].xy == (pytest.approx(1e-2 * a), 0.5)
 
 
 def test_curves_and_lines_can_be_named_where_they_are():
