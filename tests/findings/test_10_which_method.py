@@ -165,9 +165,9 @@ def test_with_twice_the_steps_two_are_equal_and_three_are_worse():
         [stored.accuracy(name).value for name in (arm, f"{arm}, 600 steps")] for arm in ("lora", "full")
     )
     assert f"{before:.3f}" == f"{after:.3f}"
-    said(
-        PAGE, f"Twice as many bring LoRA on film from {short:.3f} to {long:.3f}; full fine-tuning stays at {after:.3f}."
-    )
+    higher = stored.at("full", other).accuracy("full, 600 steps").value
+    said(PAGE, f"Twice as many bring LoRA on film from {short:.3f} to {long:.3f}; full fine-tuning from {before:.3f} "
+               f"to {after:.3f} or {higher:.3f}, at two rates that tie.")  # fmt: skip
     found = stored.differences([f"{arm}, 600 steps" for arm in six], "full, 600 steps")
     assert max(found[f"{arm}, 600 steps"].high for arm in ("prefix", "bitfit", "prompt")) < -0.015
     assert statistics.stdev(stored.seeds("ia3, 600 steps")) > statistics.stdev(stored.seeds("ia3"))
@@ -328,7 +328,8 @@ def test_what_the_costs_are():
     said(PAGE, f"{states['full'] / 1e6:.0f} MB in full fine-tuning, at most {most / 1e6:.0f} MB in any other method")
     stay = [row.activations / cost["full"].activations for name, row in cost.items() if name != "full"]
     assert statistics.median(stay) > 0.7 and sum(share > 0.5 for share in stay) == 30
-    said(PAGE, "Most activations stay")
+    assert max(stay) > 1 and min(stay) < 0.1
+    said(PAGE, "Activations shrink less")
     assert cost["said"].trained == 1000
     ratios = {name: round(row.step_ratio, 2) for name, row in cost.items() if name != "full"}
     shorter = [ratio for ratio in ratios.values() if ratio <= 0.8]

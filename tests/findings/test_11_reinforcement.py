@@ -94,8 +94,18 @@ def test_what_the_reward_changed(stored, adjusted):
         "not shown",
     )
     before, after = (share(stored, arm, "eight") for arm in (BEFORE, GRPO))
-    said(PAGE, f"What one of eight draws gets right, the model can do. Eight draws hold a right number for {after} of "
-               f"the sums, before for {before}: {among.verdict}")  # fmt: skip
+    runs = {(run.cell.arm, run.cell.seed): run for run in stored.runs if run.cell.arm in (BEFORE, GRPO)}
+    drawn_before = [
+        float(eight)
+        for seed in range(10)
+        for was, now, eight in zip(
+            runs[BEFORE, seed].correct, runs[GRPO, seed].correct, runs[BEFORE, seed].more["eight"].split(), strict=True
+        )
+        if now and not was
+    ]
+    assert len(drawn_before) == 196 and sum(drawn_before) == 96
+    said(PAGE, "Of the sums found, about half had a right number among eight draws before. Eight draws hold one "
+               f"for {after} of the sums, before for {before}: {among.verdict}")  # fmt: skip
 
 
 def test_the_sums_to_measure_on_are_not_asked():

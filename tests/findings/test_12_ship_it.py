@@ -153,11 +153,11 @@ def test_this_run_s_bytes():
     adapter = 4 * results.read("ship").parameters("film") / 1e6
     assert adapter == 4 * 30 * 8 * (2 * 576 + 576 + 192) / 1e6 and one == f"{adapter:.1f}"
     assert times == f"{float(half) / adapter:.0f}" and abs(2 * 134.5 - float(half)) < 0.1
-    told = printed(PAGE, r"a hundred customers: (\S+) GB beside one bfloat16 base, (\d+) GB merged")
+    told = printed(PAGE, r"a hundred customers: (\S+) GB with one bfloat16 base, (\d+) GB merged")
     assert told == (f"{(float(half) + 100 * adapter) / 1e3:.2f}", f"{float(half) / 10:.0f}")
     said(PAGE, "as much as the model, 134.5 million parameters in bfloat16?")
-    said(PAGE, f"The prediction: {one} MB, and {times} of them: a hundred customers need {told[0]} GB beside one base, "
-               f"and {told[1]} GB merged.")  # fmt: skip
+    said(PAGE, f"The prediction: {one} MB, and {times} of them: a hundred customers need {told[0]} GB with their one "
+               f"base, and {told[1]} GB merged.")  # fmt: skip
     said(PAGE, f"A merged model weighs as much as {times} adapters")
 
 
