@@ -206,7 +206,7 @@ def test_training_on_the_chosen_film_sentences_does_not_explain_it(dpo):
         assert gap.high < 0
         both = zip(means(dpo, arm, "chosen"), means(dpo, f"{ALONE}{kind}", "chosen"), strict=True)
         assert all(tuned < alone for tuned, alone in both)
-    said(PAGE, "With stage 2's loss on the same chosen ones, the model makes the chosen answers of both kinds likelier "
-               "with every seed.")  # fmt: skip
+    said(PAGE, "The same sentences with stage 2's loss do the opposite: the chosen answers of both kinds become "
+               "likelier with every seed.")  # fmt: skip
     assert {run.cell.rate for arm in (ALONE, FILM) for run in dpo.searched(arm)} == {1e-3}
     said(PAGE, "Only one learning rate was tried")

@@ -337,8 +337,8 @@ def test_where_the_peak_of_a_step_is(config, step):
         f"{step.peak / MB:.0f} MB, {(step.weights + step.optimizer) / MB:.0f} of them weights and states",
     )
     rest = step.peak - step.weights - step.optimizer
-    said(PAGE, f"The other {rest / MB:.0f} are all gradients ({step.gradients / MB:.0f}) and twice the embedding's "
-               f"({waits / 2 / MB:.0f})")  # fmt: skip
+    said(PAGE, f"The other {rest / MB:.0f} are all gradients ({step.gradients / MB:.0f}) and two more of the "
+               f"embedding's (2 · {waits / 2 / MB:.0f})")  # fmt: skip
     lora = memory.predict(config, LoRA(r=8), batch=ROWS, seq=TOKENS)
     highest = max(lora.timeline, key=lambda point: point.activations + point.gradients)
     assert (highest.label, highest.gradients) == ("loss", 0)
@@ -386,7 +386,7 @@ def test_the_sum_of_the_two_gradients_is_a_tensor_of_its_own():
         most = max(most, now)
     gradients = 4 * model.num_parameters()
     assert now >= gradients and most - gradients == pytest.approx(2 * embedding, rel=0.05)
-    said(PAGE, "it is the output layer, too, and for a moment its gradients from both ends stand beside their sum")
+    said(PAGE, "it is the output layer, too, and its two gradients stand for a moment beside their sum")
 
 
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
@@ -522,7 +522,7 @@ def test_section_7_counts_a_16_bit_weight_whole_and_its_master_copy_split():
     bills = {precision: memory.bill(10e9, precision=precision) for precision in ("fp32", "mixed")}
     fp32, mixed = ((b.weights, b.gradients, b.master) for b in bills.values())
     assert fp32 == (40 * GB, 40 * GB, 0) and mixed == (20 * GB, 20 * GB, 40 * GB) and sum(fp32) == sum(mixed)
-    said(PAGE, "so section 2's 2 + 2 + 4 bytes (weight, gradient, master) become 4 + 4.")
+    said(PAGE, "so section 2's 2 + 2 + 4 bytes (weight, gradient, master) become 4 + 4, again 8.")
     config, cards, _ = CASES["7 B on 4 × A100 of 80 GB"]
     p = memory.predict(config, **FIXED)
     n = counts.full(config, "causal")

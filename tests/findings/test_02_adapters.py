@@ -33,8 +33,8 @@ def test_the_best_adapter_beside_full_fine_tuning_and_the_fair_baseline(film):
     assert longer.verdict == also.verdict == "equal for practical purposes"
     lost, around = longer.in_points().replace("+", "")[:-1].split(" (")
     share = f"{100 * film.parameters('pfeiffer') / film.parameters('full'):.1f} %"
-    said(PAGE, f"After 600 steps Pfeiffer's adapter, {share} of the parameters, equals full fine-tuning for practical "
-               f"purposes: it is {lost} points behind ({around}).")  # fmt: skip
+    said(PAGE, f"After 600 steps Pfeiffer's adapter, {share} of the parameters, is {lost} points behind full "
+               f"fine-tuning ({around}), equal for practical purposes.")  # fmt: skip
     said(PAGE, "After 300 steps there is no clear difference.")
     said(PAGE, f"On MiniLM and film sentences Pfeiffer's adapter, {share} of the parameters, equals full fine-tuning "
                "for practical purposes after 600 steps.")  # fmt: skip
@@ -208,8 +208,5 @@ def test_two_domains_are_told_as_they_are():
     assert film[-1] < float(label) < tweet[-1]
     said(PAGE, f"In this run the film adapter fails on tweets: {film[-1]:.2f}, where one label always gets {label}.")
     assert film[1] < tweet[2]
-    said(
-        PAGE,
-        f"the tweet adapter is not clearly behind the film adapter ({tweet[0]}, {film[0]}; the intervals overlap).",
-    )
+    said(PAGE, f"the tweet adapter is not clearly behind the film adapter ({tweet[0]}, {film[0]}).")
     said(PAGE, "the wrong one can do worse than a constant answer")

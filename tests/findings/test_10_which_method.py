@@ -60,7 +60,7 @@ def test_no_method_is_better_and_four_are_clearly_worse(stored, arms):
     said(PAGE, f"Asked one by one, {alone} would be called worse; Holm leaves four")
     assert printed(PAGE, rf"asked one by one, (\d+) of {len(arms)} are worse\n") == (str(alone),)
     assert 1 < 0.05 * len(arms) < 2
-    said(PAGE, f"Of {len(arms)} questions asked at 5 %, one or two are better or worse by chance alone")
+    said(PAGE, f"Were no method different, one or two of {len(arms)} questions asked at 5 % would still be better")
     prefix, asked = found["prefix"], stored.difference("prefix", "full")
     times = sum(stored.difference(arm, "full").p >= asked.p for arm in arms)  # Holm's factor
     assert prefix.verdict == "no clear difference" and abs(times * asked.p - prefix.p) < 1e-9
@@ -362,8 +362,8 @@ def test_what_the_guide_takes():
     assert cost[other].storage_bytes < cost[vera].storage_bytes
     assert cost[other].storage_bytes < min(cost[arm].storage_bytes for arm in choice.kept)  # it would be taken
     one, two = (f"{cost[arm].storage_bytes / 1e3:.0f} kB" for arm in (vera, other))
-    said(PAGE, f"The choice is not firm: VeRA ({one}) is taken in {choice.holds[vera]:.0%}".replace("%", " %")
-         + f" of the draws, Compacter++ ({two}) in half.")  # fmt: skip
+    said(PAGE, f"The choice is not firm: Compacter++ ({two}) is taken in half of the draws, VeRA ({one}) in "
+               f"{100 * choice.holds[vera]:.0f} %.")  # fmt: skip
     said(PAGE, "For 150 kB a task the guide's choice, VeRA, is not firm; the leader, (IA)³, fits too")
     assert choice.holds[vera] < guide.FIRM == 0.8
     said(PAGE, "it is firm only if 80 % of other draws of test sentences and seeds make it too")
