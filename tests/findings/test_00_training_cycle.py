@@ -55,9 +55,11 @@ def test_with_the_same_ten_there_is_no_clear_difference(context):
     alone = context.difference(SAME_TEN, "10 shots")
     assert alone.low > 0  # its interval leaves out 0
     lead = f"{100 * alone.value:.1f}"
-    said(PAGE, f"No clear difference. LoRA's lead of {lead} points does not survive the adjustment for the table's "
-               "five comparisons. Nor do ten examples show a clear gain over none.")  # fmt: skip
+    said(PAGE, f"No clear difference between the two: LoRA's lead of {lead} points does not survive the adjustment "
+               "for the table's five comparisons. Nor do ten examples show a clear gain over none.")  # fmt: skip
     assert [len(context.arms[f"{n} shots"]) for n in (0, 1, 2, 5, 10)] == 5 * [1]
+    assert {len(context.arms[arm]) for arm in SHOWN if arm.startswith("LoRA")} == {3}
+    said(PAGE, "Each prompt is one choice; intervals are over sentences, LoRA's over three seeds, too")
 
 
 def test_the_ten_of_the_prompt_are_two_of_each_grade():
@@ -97,20 +99,19 @@ def test_this_run_of_the_small_model_beats_the_table():
     assert float(model) < float(table)
     said(PAGE, f"in this run, {model} against {table} nats")
     first = printed(PAGE, "is first below " + "; ".join(rf"'knows {what}' at ([\d,]+) tokens" for what in RIVALS))
-    frequencies, pairs = (f"{round(int(at.replace(',', '')), -3):,}" for at in first)
+    _, pairs = (f"{round(int(at.replace(',', '')), -3):,}" for at in first)
     (nothing,) = printed(PAGE, r"knows nothing: ([\d.]+) nats")
     alts = [o.metadata["image/png"]["alt"] for c in read(PAGE).cells for o in c.get("outputs", []) if o.get("metadata")]
     (begins,) = (found[1] for alt in alts if (found := re.match(r"the model from ([\d.]+) to", alt)))
     assert float(begins) < float(nothing)  # the mean of the first ten batches
-    said(PAGE, f"knows nothing within ten batches, knows frequencies after about {frequencies} tokens, and the "
-               f"table of pairs only after about {pairs}")  # fmt: skip
+    said(PAGE, f"All three, in this run, the table of pairs only after about {pairs} tokens.")
 
 
 def test_the_small_model_reads_each_token_once():
     source = "\n".join(cell.source for cell in read(PAGE).cells)
     (steps,) = re.findall(r"pretraining_steps = (\d+)  # of 16 text blocks", source)
     assert "randperm(len(text))[: 16 * pretraining_steps]" in source
-    said(PAGE, f"reads {16 * int(steps) * BLOCK:,} tokens, once")
+    said(PAGE, f"reads {16 * int(steps) * BLOCK:,} tokens, once: every batch is new to it")
 
 
 def test_this_run_of_instruction_tuning():
@@ -171,9 +172,6 @@ def test_both_answers_become_less_likely(dpo):
     assert min(means(dpo, PRODUCT, "margin")) > 0 and margin.low > 0
     assert all(max(means(dpo, arm, "rejected")) < 0 for arm in (FILM, PRODUCT))
     said(PAGE, "The margin grew because the rejected answers fell.")
-    film = dpo.accuracy(FILM, of="chosen")
-    assert film.low < 0 < film.high
-    said(PAGE, "The chosen film sentences show no clear move")
     assert "product reviews, which nothing is trained on" in " ".join(card("dpo").split())
     assert {run.cell.rate for run in dpo.arms[PRODUCT]} == {1e-3}
     said(PAGE, "In each of three stored runs the chosen product sentences became less likely on average while the "
