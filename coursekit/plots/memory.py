@@ -148,7 +148,9 @@ def _peak(ax: Axes, moment: float, most: float, beside: float, colour: str = "bl
     most, beside = most / 1e6, beside / 1e6
     text = f"{most:.0f} + {beside:.0f} = {most + beside:.0f}" if beside else f"{most:.0f} MB"
     ax.plot(moment, most, "o", color=colour)
-    ax.annotate(f"{text}  ", (moment, most), ha="right", va=va, color=colour)
+    above = 6 if va == "bottom" else 0  # points: free of a line that comes down to the dot
+    ax.annotate(f"{text}  ", (moment, most), xytext=(0, above), textcoords="offset points", ha="right", va=va,
+                color=colour)  # fmt: skip
 
 
 def _moments(timeline: Sequence[Any], ticks: Mapping[str, str]) -> list[int]:
