@@ -31,7 +31,7 @@ def test_the_share_of_padding():
     said(PAGE, f"Sorting left only {by_length} %")
     assert round(3 * in_a_row) == 10
     said(PAGE, "in batches of three rows (about ten examples)?")
-    said(PAGE, f"eight packed rows hold {8 * in_a_row:.0f} examples")
+    said(PAGE, f"Eight packed rows hold {8 * in_a_row:.0f} examples")
     said(PAGE, "an epoch of such batches has fewer than a third of the steps")
     said(PAGE, f"{random} % of the tokens are padding; sorted by length, {by_length} %")
     said(PAGE, f"packed in random order, {three} % in batches of three rows")
@@ -39,19 +39,19 @@ def test_the_share_of_padding():
 
 
 def test_packed_examples_have_the_loss_that_they_have_one_by_one():
-    number, none = r" +([\d.]+)", " +–"
-    one, whole = map(float, printed(PAGE, f"one example a row{2 * number}"))
-    packed, in_rows = map(float, printed(PAGE, f"\npacked{2 * number}"))
-    (leaking,), (unmasked,) = (
-        map(float, printed(PAGE, f"packed, {mistake}"))
-        for mistake in (f"positions count on{number}{none}", f"first labels not masked{none}{number}")
+
+    def losses(name: str, learned: str) -> tuple[float, ...]:
+        return tuple(map(float, printed(PAGE, rf"\n{name} +{learned} +([\d.]+) +([\d.]+)")))
+
+    (one, packed), (whole, in_rows) = losses("no mistake", "answers"), losses("no mistake", "all tokens")
+    (same, leaking), (also, unmasked) = (
+        losses("positions that count on", "answers"),
+        losses("first labels not masked", "all tokens"),
     )
-    (cached,), (masked,) = (
-        map(float, printed(PAGE, f"packed, {mistake}{number}{none}"))
-        for mistake in ("the cache left on", "an attention mask")
-    )
+    (_, cached), (_, masked) = losses("the cache left on", "answers"), losses("an attention mask", "answers")
+    assert (same, also) == (one, whole)
     assert cached == masked > packed + 1
-    said(PAGE, f"examples see those before them as if they stood at the same places, and the loss is {cached:.2f}.")
+    said(PAGE, f"examples see those before them, with positions that overlap, and the loss is {cached:.2f}.")
     assert abs(one - packed) < 1e-4 and abs(whole - in_rows) < 1e-4
     assert printed(PAGE, r"0–\d+ +'<\|im_start\|>' 'system'.* (\w+)\n") == ("read",), "masked before it is packed"
     said(PAGE, "harmless while only answers are learned; where the request is learned too")
@@ -69,7 +69,7 @@ def test_where_flash_attention_finds_borders():
     assert _is_packed_sequence(row, 1) and not _is_packed_sequence(three, 3)
     said(PAGE, "makes one packed row of a whole batch")
     said(PAGE, "FlashAttention finds the borders only in such a batch of one row: in a larger one examples see each "
-               "other")  # fmt: skip
+               "other, without an error (not run here).")  # fmt: skip
 
 
 def test_the_course_s_own_rows_are_fit():
