@@ -173,9 +173,9 @@ def test_what_the_open_exercise_has_to_beat():
         assert {tensor.dtype for tensor in updates + inputs} == {torch.float64}
     said(PAGE, "the check's tensors are float64")
     assert f"{median(whole):.1f}" == f"{median(plain):.1f}"
-    said(PAGE, "the larger error in medians of 40 cases: $M=0$ has 1. Each of these random updates acts fully on the "
-               f"other's inputs, so $D_1+D_2$ and its best matrix of rank $r$ have {median(whole):.1f}. The course's "
-               f"answer has {median(own):.2f} ({min(own):.2f} to {max(own):.2f}).")  # fmt: skip
+    said(PAGE, f"the larger error in medians of 40 cases: $M=0$ has 1. $D_1+D_2$ has {median(whole):.1f}, as has its "
+               "best matrix of rank $r$: each update acts on the other's inputs, too. "
+               f"The course's answer has {median(own):.2f} ({min(own):.2f} to {max(own):.2f}).")  # fmt: skip
     assert (CASES, Limits().exercise) == (8, 10)
     said(PAGE, "Grading allows 10 seconds for its eight cases together")
 
