@@ -56,47 +56,33 @@ def _drawn(draw: Draw) -> tuple[Tensor, ...]:
 
 
 MODULE = Exercise(
-    id="adapters-module",
-    points=4,
-    difficulty=3,
-    minutes=12,
-    secret=_drawn,
-    reference=_found(added),
-    part=Adapter,
+    id="adapters-module", points=4, difficulty=3, minutes=12,
+    secret=_drawn, reference=_found(added), part=Adapter,
     parts=("how it starts", "how many numbers train", "its output"),
     mutants={
-        "the residual is missing: forward must return h and, added to it, what the bottleneck makes of it": (
-            _found(lambda h, Wd, bd, Wu, bu: added(h, Wd, bd, Wu, bu) - h, "far from h")
-        ),
-        "the non-linearity is missing: without relu the two projections are one low-rank matrix": (
-            _found(lambda h, Wd, bd, Wu, bu: h + F.linear(F.linear(h, Wd, bd), Wu, bu))
-        ),
-        "relu stands in the wrong place: it bends the r numbers in the middle, not what comes out": (
-            _found(lambda h, Wd, bd, Wu, bu: h + F.relu(F.linear(F.linear(h, Wd, bd), Wu, bu)))
-        ),
-        "relu stands in the wrong place: it bends the r numbers in the middle, not the sum": (
-            _found(lambda h, Wd, bd, Wu, bu: F.relu(h + F.linear(F.linear(h, Wd, bd), Wu, bu)), "far from h")
-        ),
-        "it starts too far from h: draw both weights small, with a standard deviation of 0.01, say": (
-            _found(added, "far from h")
-        ),
+        "the residual is missing: forward must return h and, added to it, what the bottleneck makes of it":
+            _found(lambda h, Wd, bd, Wu, bu: added(h, Wd, bd, Wu, bu) - h, "far from h"),
+        "the non-linearity is missing: without relu the two projections are one low-rank matrix":
+            _found(lambda h, Wd, bd, Wu, bu: h + F.linear(F.linear(h, Wd, bd), Wu, bu)),
+        "relu stands in the wrong place: it bends the r numbers in the middle, not what comes out":
+            _found(lambda h, Wd, bd, Wu, bu: h + F.relu(F.linear(F.linear(h, Wd, bd), Wu, bu))),
+        "relu stands in the wrong place: it bends the r numbers in the middle, not the sum":
+            _found(lambda h, Wd, bd, Wu, bu: F.relu(h + F.linear(F.linear(h, Wd, bd), Wu, bu)), "far from h"),
+        "it starts too far from h: draw both weights small, with a standard deviation of 0.01, say":
+            _found(added, "far from h"),
         "a bias takes it too far from h, not the weights: nn.Linear draws its bias at random, too; start both "
         "at 0 with nn.init.zeros_": _found(added, "far by a bias"),
-        "both weights start at 0, and each gets its gradient through the other: neither will ever move": (
-            _found(added, "dead at both")
-        ),
-        "W_down starts at 0, and relu(0) is 0 and passes no gradient: neither weight will ever move": (
-            _found(added, "dead at down")
-        ),
+        "both weights start at 0, and each gets its gradient through the other: neither will ever move":
+            _found(added, "dead at both"),
+        "W_down starts at 0, and relu(0) is 0 and passes no gradient: neither weight will ever move":
+            _found(added, "dead at down"),
         "no gradient reaches either weight at the start: neither will ever move": _found(added, "dead"),
-        "the biases are missing: 2dr + r + d parameters train": (
-            _found(lambda h, Wd, bd, Wu, bu: h + F.linear(F.relu(F.linear(h, Wd)), Wu), biases=False)
-        ),
-        "this is gelu; the exercise asks for relu": (
-            _found(lambda h, Wd, bd, Wu, bu: h + F.linear(F.gelu(F.linear(h, Wd, bd)), Wu, bu))
-        ),
+        "the biases are missing: 2dr + r + d parameters train":
+            _found(lambda h, Wd, bd, Wu, bu: h + F.linear(F.relu(F.linear(h, Wd)), Wu), biases=False),
+        "this is gelu; the exercise asks for relu":
+            _found(lambda h, Wd, bd, Wu, bu: h + F.linear(F.gelu(F.linear(h, Wd, bd)), Wu, bu)),
     },
-)
+)  # fmt: skip
 
 
 # adapters-insert ------------------------------------------------------------------------------------------
@@ -140,13 +126,9 @@ def _insert_case(draw: Draw) -> tuple[Any, ...]:
 
 
 INSERT = Exercise(
-    id="adapters-insert",
-    points=5,
-    difficulty=3,
+    id="adapters-insert", points=5, difficulty=3,
     minutes=10,  # the page above it gives the hook
-    secret=_insert_case,
-    reference=_inserted,
-    part=insert,
+    secret=_insert_case, reference=_inserted, part=insert,
     parts=(
         "the logits",
         "how many of the model's numbers train",
@@ -155,34 +137,26 @@ INSERT = Exercise(
     ),  # fmt: skip
     tolerance=1e-4,
     mutants={
-        "the model answers as before: the hook must return the new output, and stay until its handle is used": (
-            lambda load, places, start, ids: _inserted(load, [], start, ids)
-        ),
+        "the model answers as before: the hook must return the new output, and stay until its handle is used":
+            lambda load, places, start, ids: _inserted(load, [], start, ids),
         "every hook uses the last adapter: a function made in a loop looks its variables up when it runs; bind "
-        "the adapter, as in lambda module, inputs, h, adapter=adapter": (
-            lambda load, places, start, ids: _inserted(load, places, [start[-1]] * len(start), ids)
-        ),
-        "h is added twice: the adapter's own forward adds it already": (
-            lambda *given: _inserted(*given, change=lambda x, h, A: h + added(h, *A))
-        ),
-        "the adapter reads the module's input: a hook's third argument is the output h": (
-            lambda *given: _inserted(*given, change=lambda x, h, A: added(x, *A))
-        ),
-        "the adapter reads the module's input, and that is added to h, too: let it read h, and return what it gives": (
-            lambda *given: _inserted(*given, change=lambda x, h, A: h + added(x, *A))
-        ),
-        "only the first place has an adapter: each place gets its own": (
-            lambda load, places, start, ids: _inserted(load, places[:1], start, ids)
-        ),
+        "the adapter, as in lambda module, inputs, h, adapter=adapter":
+            lambda load, places, start, ids: _inserted(load, places, [start[-1]] * len(start), ids),
+        "h is added twice: the adapter's own forward adds it already":
+            lambda *given: _inserted(*given, change=lambda x, h, A: h + added(h, *A)),
+        "the adapter reads the module's input: a hook's third argument is the output h":
+            lambda *given: _inserted(*given, change=lambda x, h, A: added(x, *A)),
+        "the adapter reads the module's input, and that is added to h, too: let it read h, and return what it gives":
+            lambda *given: _inserted(*given, change=lambda x, h, A: h + added(x, *A)),
+        "only the first place has an adapter: each place gets its own":
+            lambda load, places, start, ids: _inserted(load, places[:1], start, ids),
         "the model's own weights still train: freeze them": lambda *given: _inserted(*given, model_trains=True),
-        "the adapters are frozen as well: only the model should be": (
-            lambda *given: _inserted(*given, adapters_train=False)
-        ),
-        "the hooks cannot be taken out again: return the list of their handles": (
-            lambda *given: _inserted(*given, taken_out=False)
-        ),
+        "the adapters are frozen as well: only the model should be":
+            lambda *given: _inserted(*given, adapters_train=False),
+        "the hooks cannot be taken out again: return the list of their handles":
+            lambda *given: _inserted(*given, taken_out=False),
     },
-)
+)  # fmt: skip
 
 
 # adapters-pfeiffer ----------------------------------------------------------------------------------------
@@ -214,34 +188,25 @@ def pfeiffer(h: Tensor, x: Tensor, A: Callable[[Tensor], Tensor], LN: Callable[[
 
 
 PFEIFFER = Exercise(
-    id="adapters-pfeiffer",
-    points=3,
-    difficulty=3,
-    minutes=8,
-    secret=_block,
-    reference=pfeiffer,
+    id="adapters-pfeiffer", points=3, difficulty=3, minutes=8,
+    secret=_block, reference=pfeiffer,
     mutants={
-        "A reads h here, which is Houlsby's adapter; in the picture an arrow leads from a norm to A": (
-            lambda h, x, A, LN: LN(h + A(h) + x)
-        ),
+        "A reads h here, which is Houlsby's adapter; in the picture an arrow leads from a norm to A":
+            lambda h, x, A, LN: LN(h + A(h) + x),
         "A reads h + x as it is: it goes through the norm first": lambda h, x, A, LN: LN(h + A(h + x) + x),
         "the norm before A sees h alone: x is added before it": lambda h, x, A, LN: LN(h + A(LN(h)) + x),
-        "A reads x here, which is the parallel adapter; in the picture an arrow leads from a norm to A": (
-            lambda h, x, A, LN: LN(h + A(x) + x)
-        ),
+        "A reads x here, which is the parallel adapter; in the picture an arrow leads from a norm to A":
+            lambda h, x, A, LN: LN(h + A(x) + x),
         "the block's residual x is missing in the last sum": lambda h, x, A, LN: LN(h + A(LN(h + x))),
-        "h is missing in the last sum: A is added to the feed-forward's output, it does not replace it": (
-            lambda h, x, A, LN: LN(A(LN(h + x)) + x)
-        ),
-        "this adds A to the normed sum; the last sum has h and x as they were before the first norm": (
-            lambda h, x, A, LN: LN(LN(h + x) + A(LN(h + x)))
-        ),
-        "this adds A behind the norm, as Lin's adapter does; in the picture a norm comes last": (
-            lambda h, x, A, LN: LN(h + x) + A(LN(h + x))
-        ),
+        "h is missing in the last sum: A is added to the feed-forward's output, it does not replace it":
+            lambda h, x, A, LN: LN(A(LN(h + x)) + x),
+        "this adds A to the normed sum; the last sum has h and x as they were before the first norm":
+            lambda h, x, A, LN: LN(LN(h + x) + A(LN(h + x))),
+        "this adds A behind the norm, as Lin's adapter does; in the picture a norm comes last":
+            lambda h, x, A, LN: LN(h + x) + A(LN(h + x)),
         "the last norm is missing: LN is used twice": lambda h, x, A, LN: h + A(LN(h + x)) + x,
     },
-)
+)  # fmt: skip
 
 
 # adapters-snip --------------------------------------------------------------------------------------------
@@ -285,24 +250,17 @@ def _task(draw: Draw) -> tuple[Callable[..., Tensor], tuple[Tensor, ...]]:
 
 
 SNIP = Exercise(
-    id="adapters-snip",
-    points=4,
-    difficulty=3,
-    minutes=8,
-    secret=_task,
-    reference=snip,
+    id="adapters-snip", points=4, difficulty=3, minutes=8,
+    secret=_task, reference=snip,
     mutants={
-        "this is |g| alone: a weight of 0 with a large gradient can go without changing anything": (
-            _scored(lambda g, W: g.abs())
-        ),
+        "this is |g| alone: a weight of 0 with a large gradient can go without changing anything":
+            _scored(lambda g, W: g.abs()),
         "this is |w|: the score by size, which does not look at the loss": _scored(lambda g, W: W.abs()),
-        "the sign is still in it: a weight that matters is one whose going moves the loss, up or down": (
-            _scored(lambda g, W: g * W)
-        ),
-        "this is the square of the score: the order is the same, but |g w| is asked for": (
-            _scored(lambda g, W: (g * W).square())
-        ),
-        "the gradient still has its sign: take the absolute value of the product": (_scored(lambda g, W: g * W.abs())),
-        "this takes each weight away in turn: exact, but one pass for each weight; the slope needs one in all": (_gone),
+        "the sign is still in it: a weight that matters is one whose going moves the loss, up or down":
+            _scored(lambda g, W: g * W),
+        "this is the square of the score: the order is the same, but |g w| is asked for":
+            _scored(lambda g, W: (g * W).square()),
+        "the gradient still has its sign: take the absolute value of the product": _scored(lambda g, W: g * W.abs()),
+        "this takes each weight away in turn: exact, but one pass for each weight; the slope needs one in all": _gone,
     },
-)
+)  # fmt: skip

@@ -235,13 +235,8 @@ def _turned(*_: Any) -> dict[str, Tensor]:
 
 
 BUDGETED = Training(
-    id="adapters-budget",
-    points=5,
-    difficulty=4,
-    minutes=25,
-    seconds=240,
-    reached="{:.1%} of new sentences are right",
-    pose=_pose_budget,
+    id="adapters-budget", points=5, difficulty=4, minutes=25,
+    seconds=240, reached="{:.1%} of new sentences are right", pose=_pose_budget,
     score=functools.partial(
         _score, asked=REACH, width=None, said="Try other blocks, a higher learning rate, more steps"
     ),
@@ -252,22 +247,15 @@ BUDGETED = Training(
         _LAID: lambda *_: _filled(0.0, 1),
         _HEAD: lambda load, outputs, ids, mask, labels, keep: _zeros_and_a_head(load, ids, mask, labels),
     },
-)
+)  # fmt: skip
 
 COMPRESS = Training(
-    id="adapters-compress",
-    points=6,
-    difficulty=5,
-    minutes=22,
-    seconds=240,
-    reached="{:.1%} of new sentences are right",
-    pose=_pose_compress,
+    id="adapters-compress", points=6, difficulty=5, minutes=22,
+    seconds=240, reached="{:.1%} of new sentences are right", pose=_pose_compress,
     score=functools.partial(
-        _score,
-        asked=ASKED,
-        width=WIDE,
+        _score, asked=ASKED, width=WIDE,
         said="Pruning costs accuracy that training gives back: train what is left, or prune in rounds",
-    ),  # fmt: skip
+    ),
     mutants={
         "149,952 parameters of its adapters are not 0, and 5,000 are allowed": lambda *_: _filled(0.01),
         SHAPES: _turned,
@@ -276,4 +264,4 @@ COMPRESS = Training(
         _LAID: lambda *_: _filled(0.0),
         _HEAD: lambda load, outputs, _, ids, mask, labels, keep: _zeros_and_a_head(load, ids, mask, labels),
     },
-)
+)  # fmt: skip

@@ -45,53 +45,36 @@ def _chosen(rule: Callable[[str, str], bool]) -> Callable[[Names, str], Names]:
 
 
 TRAINS = Exercise(
-    id="bitfit-trains",
-    points=3,
-    difficulty=2,
-    minutes=10,
-    secret=_secret_names,
-    reference=trains,
+    id="bitfit-trains", points=3, difficulty=2, minutes=10,
+    secret=_secret_names, reference=trains,
     mutants={
-        "this is the slide's rule: the head's matrix is missing, and a table with 'bias' in its name is there": (
-            _chosen(lambda name, head: "bias" in name)
-        ),
-        "one tensor has 'bias' in its name and is none: a table of relative positions; ask how the name ends": (
-            _chosen(lambda name, head: "bias" in name or name.startswith(f"{head}."))
-        ),
-        "position_bias ends in 'bias' and is a table of positions: a bias is called '.bias', with the dot": (
-            _chosen(lambda name, head: name.endswith("bias") or name.startswith(f"{head}."))
-        ),
+        "this is the slide's rule: the head's matrix is missing, and a table with 'bias' in its name is there":
+            _chosen(lambda name, head: "bias" in name),
+        "one tensor has 'bias' in its name and is none: a table of relative positions; ask how the name ends":
+            _chosen(lambda name, head: "bias" in name or name.startswith(f"{head}.")),
+        "position_bias ends in 'bias' and is a table of positions: a bias is called '.bias', with the dot":
+            _chosen(lambda name, head: name.endswith("bias") or name.startswith(f"{head}.")),
         "two things: a table has 'bias' in its name and is none, so ask how a name ends; and a norm's name begins "
-        "like the head's, so look for head + '.'": (
-            _chosen(lambda name, head: "bias" in name or name.startswith(head))
-        ),
+        "like the head's, so look for head + '.'": _chosen(lambda name, head: "bias" in name or name.startswith(head)),
         "two things: position_bias is a table, a bias is called '.bias'; and a norm's name begins like the head's, "
-        "so look for head + '.'": (_chosen(lambda name, head: name.endswith("bias") or name.startswith(head))),
-        "the head's matrix is missing, and position_bias is there, a table: a bias is called '.bias'": (
-            _chosen(lambda name, head: name.endswith("bias"))
-        ),
-        "one norm's name begins like the head's and it is no part of it: look for head + '.', with the dot": (
-            _chosen(lambda name, head: name.endswith(".bias") or name.startswith(head))
-        ),
-        "the head is new and trains whole: its matrix is missing (head may be a path, such as heads.3)": (
-            _chosen(lambda name, head: name.endswith(".bias"))
-        ),
-        "these are the biases of the body; the head trains as well": (
-            _chosen(lambda name, head: name.endswith(".bias") and not name.startswith(f"{head}."))
-        ),
-        "this trains the head alone; BitFit trains the biases of the body with it": (
-            _chosen(lambda name, head: name.startswith(f"{head}."))
-        ),
-        "these are the right names in another order; keep the order of names": (
-            lambda names, head: tuple(sorted(trains(names, head), key=lambda name: not name.endswith(".bias")))
-        ),
-        "these are the names of what is frozen; give those that train": (
-            _chosen(lambda name, head: not (name.endswith(".bias") or name.startswith(f"{head}.")))
-        ),
+        "so look for head + '.'": _chosen(lambda name, head: name.endswith("bias") or name.startswith(head)),
+        "the head's matrix is missing, and position_bias is there, a table: a bias is called '.bias'":
+            _chosen(lambda name, head: name.endswith("bias")),
+        "one norm's name begins like the head's and it is no part of it: look for head + '.', with the dot":
+            _chosen(lambda name, head: name.endswith(".bias") or name.startswith(head)),
+        "the head is new and trains whole: its matrix is missing (head may be a path, such as heads.3)":
+            _chosen(lambda name, head: name.endswith(".bias")),
+        "these are the biases of the body; the head trains as well":
+            _chosen(lambda name, head: name.endswith(".bias") and not name.startswith(f"{head}.")),
+        "this trains the head alone; BitFit trains the biases of the body with it":
+            _chosen(lambda name, head: name.startswith(f"{head}.")),
+        "these are the right names in another order; keep the order of names":
+            lambda names, head: tuple(sorted(trains(names, head), key=lambda name: not name.endswith(".bias"))),
+        "these are the names of what is frozen; give those that train":
+            _chosen(lambda name, head: not (name.endswith(".bias") or name.startswith(f"{head}."))),
     },
-    tolerance=0.0,
-    kinds=3,
-)
+    tolerance=0.0, kinds=3,
+)  # fmt: skip
 
 
 # bitfit-work ----------------------------------------------------------------------------------------------
@@ -124,40 +107,27 @@ def _secret_work(draw: Draw) -> tuple[tuple[str, ...]]:
 
 
 WORK = Exercise(
-    id="bitfit-work",
-    points=3,
-    difficulty=3,
-    minutes=10,
-    secret=_secret_work,
-    reference=work,
+    id="bitfit-work", points=3, difficulty=3, minutes=10,
+    secret=_secret_work, reference=work,
     mutants={
-        "below the lowest block that trains there is no backward pass: nothing there needs a gradient": (
-            lambda blocks: _share(blocks, passed=len(blocks))
-        ),
-        "a frozen block above one that trains costs a product as well: the gradient has to get through it": (
-            lambda blocks: _share(blocks, passed=len(blocks) - list(blocks).count(NOTHING))
-        ),
-        "the lowest block that trains needs a gradient as well: the gradient passes it, too": (
-            lambda blocks: work(blocks) - 1 / (3 * len(blocks))
-        ),
-        "the gradient of a bias is a sum over the tokens and no matrix product: leave it out": (
-            lambda blocks: work(blocks) + list(blocks).count(BIASES) / (3 * len(blocks))
-        ),
-        "the forward pass is missing: it goes through every block, trained or not": (
-            lambda blocks: work(blocks) - 1 / 3
-        ),
-        "the matrices' own gradients are missing: the third product, where matrices train": (
-            lambda blocks: work(blocks) - list(blocks).count(MATRICES) / (3 * len(blocks))
-        ),
-        "this is a number of products; divide by that of full fine-tuning, three in every block": (
-            lambda blocks: 3 * len(blocks) * work(blocks)
-        ),
-        "this counts from the wrong end: blocks[0] is the lowest, next to the embeddings": (
-            lambda blocks: work(blocks[::-1])
-        ),
+        "below the lowest block that trains there is no backward pass: nothing there needs a gradient":
+            lambda blocks: _share(blocks, passed=len(blocks)),
+        "a frozen block above one that trains costs a product as well: the gradient has to get through it":
+            lambda blocks: _share(blocks, passed=len(blocks) - list(blocks).count(NOTHING)),
+        "the lowest block that trains needs a gradient as well: the gradient passes it, too":
+            lambda blocks: work(blocks) - 1 / (3 * len(blocks)),
+        "the gradient of a bias is a sum over the tokens and no matrix product: leave it out":
+            lambda blocks: work(blocks) + list(blocks).count(BIASES) / (3 * len(blocks)),
+        "the forward pass is missing: it goes through every block, trained or not": lambda blocks: work(blocks) - 1 / 3,
+        "the matrices' own gradients are missing: the third product, where matrices train":
+            lambda blocks: work(blocks) - list(blocks).count(MATRICES) / (3 * len(blocks)),
+        "this is a number of products; divide by that of full fine-tuning, three in every block":
+            lambda blocks: 3 * len(blocks) * work(blocks),
+        "this counts from the wrong end: blocks[0] is the lowest, next to the embeddings":
+            lambda blocks: work(blocks[::-1]),
     },
     tolerance=1e-8,
-)
+)  # fmt: skip
 
 
 # bitfit-fisher --------------------------------------------------------------------------------------------
@@ -203,49 +173,32 @@ def _secret_fisher(draw: Draw) -> tuple[Tensor, Tensor, int]:
 
 
 FISHER = Exercise(
-    id="bitfit-fisher",
-    points=4,
-    difficulty=4,
-    minutes=12,
-    secret=_secret_fisher,
-    reference=fisher,
+    id="bitfit-fisher", points=4, difficulty=4, minutes=12,
+    secret=_secret_fisher, reference=fisher,
     mutants={
         "this squares the mean gradient: sentences that pull in opposite directions cancel; square each "
-        "sentence's gradient first": (
-            lambda g, x, k: _with_mask(torch.einsum("nto,nti->noi", g, x).mean(0).square(), k)
-        ),
-        "this squares token by token; a sentence has one loss, so add up its tokens before squaring": (
-            lambda g, x, k: _with_mask(torch.einsum("nto,nti->ntoi", g, x).square().sum(1).mean(0), k)
-        ),
-        "this averages over the tokens; the gradient of a sentence's loss is their sum": (
-            lambda g, x, k: _with_mask((torch.einsum("nto,nti->noi", g, x) / g.shape[1]).square().mean(0), k)
-        ),
-        "this averages |g|; the Fisher information averages the square": (
-            lambda g, x, k: _with_mask(torch.einsum("nto,nti->noi", g, x).abs().mean(0), k)
-        ),
-        "the mask is right, the scores are sums over the sentences; take the mean": (
-            lambda g, x, k: _with_mask(torch.einsum("nto,nti->noi", g, x).square().sum(0), k)
-        ),
-        "this takes a root after the mean; leave the square": (
-            lambda g, x, k: _with_mask(torch.einsum("nto,nti->noi", g, x).square().mean(0).sqrt(), k)
-        ),
-        "this is transposed: W is (out, in), and so is its gradient": (
-            lambda g, x, k: _with_mask(torch.einsum("nto,nti->nio", g, x).square().mean(0), k)
-        ),
-        "sentences and tokens are swapped: add up over the tokens, average over the sentences": (
-            lambda g, x, k: _with_mask(torch.einsum("nto,nti->toi", g, x).square().mean(0), k)
-        ),
-        "the scores are right, but the mask holds the k smallest": (
-            _masked(lambda scores, k: _with_mask(-scores, k)[1])
-        ),
+        "sentence's gradient first": lambda g, x, k: _with_mask(torch.einsum("nto,nti->noi", g, x).mean(0).square(), k),
+        "this squares token by token; a sentence has one loss, so add up its tokens before squaring":
+            lambda g, x, k: _with_mask(torch.einsum("nto,nti->ntoi", g, x).square().sum(1).mean(0), k),
+        "this averages over the tokens; the gradient of a sentence's loss is their sum":
+            lambda g, x, k: _with_mask((torch.einsum("nto,nti->noi", g, x) / g.shape[1]).square().mean(0), k),
+        "this averages |g|; the Fisher information averages the square":
+            lambda g, x, k: _with_mask(torch.einsum("nto,nti->noi", g, x).abs().mean(0), k),
+        "the mask is right, the scores are sums over the sentences; take the mean":
+            lambda g, x, k: _with_mask(torch.einsum("nto,nti->noi", g, x).square().sum(0), k),
+        "this takes a root after the mean; leave the square":
+            lambda g, x, k: _with_mask(torch.einsum("nto,nti->noi", g, x).square().mean(0).sqrt(), k),
+        "this is transposed: W is (out, in), and so is its gradient":
+            lambda g, x, k: _with_mask(torch.einsum("nto,nti->nio", g, x).square().mean(0), k),
+        "sentences and tokens are swapped: add up over the tokens, average over the sentences":
+            lambda g, x, k: _with_mask(torch.einsum("nto,nti->toi", g, x).square().mean(0), k),
+        "the scores are right, but the mask holds the k smallest": _masked(lambda scores, k: _with_mask(-scores, k)[1]),
         "the mask takes as many from each row; take the k largest of the whole matrix": _masked(_by_row),
-        "one is missing: the k-th largest itself belongs to the mask": (
-            _masked(lambda scores, k: scores > scores.flatten().topk(k).values[-1])
-        ),
+        "one is missing: the k-th largest itself belongs to the mask":
+            _masked(lambda scores, k: scores > scores.flatten().topk(k).values[-1]),
     },
-    tolerance=1e-8,
-    kinds=2,
-)
+    tolerance=1e-8, kinds=2,
+)  # fmt: skip
 
 
 # bitfit-layer ---------------------------------------------------------------------------------------------
@@ -281,47 +234,34 @@ def _secret_layer(draw: Draw) -> Split:
 
 
 LAYER = Exercise(
-    id="bitfit-layer",
-    points=4,
-    difficulty=3,
-    minutes=15,
-    secret=_secret_layer,
-    reference=layer,
+    id="bitfit-layer", points=4, difficulty=3, minutes=15,
+    secret=_secret_layer, reference=layer,
     mutants={
-        "the outputs stand as they were concatenated, as on the slide; permute them back: node i at place i": (
-            lambda x, W_t, b_t, W_f, b_f, learners: _concatenated(x, W_t, b_t, W_f, b_f)
-        ),
-        "this permutes once more in the same direction; take the inverse of the order, order.argsort()": (
+        "the outputs stand as they were concatenated, as on the slide; permute them back: node i at place i":
+            lambda x, W_t, b_t, W_f, b_f, learners: _concatenated(x, W_t, b_t, W_f, b_f),
+        "this permutes once more in the same direction; take the inverse of the order, order.argsort()":
             lambda x, W_t, b_t, W_f, b_f, learners: _concatenated(x, W_t, b_t, W_f, b_f)[
                 ..., _order(learners, len(W_t) + len(W_f))
-            ]
-        ),
-        "x has a dimension more, (..., in): put the outputs back along the last one, y[..., order]": (
+            ],
+        "x has a dimension more, (..., in): put the outputs back along the last one, y[..., order]":
             lambda x, W_t, b_t, W_f, b_f, learners: _concatenated(x, W_t, b_t, W_f, b_f)[
                 :, _order(learners, x.shape[1]).argsort()
-            ]
-        ),
-        "the biases are missing": (
-            lambda x, W_t, b_t, W_f, b_f, learners: layer(x, W_t, 0 * b_t, W_f, 0 * b_f, learners)
-        ),
-        "the frozen nodes have a bias as well": (
-            lambda x, W_t, b_t, W_f, b_f, learners: layer(x, W_t, b_t, W_f, 0 * b_f, learners)
-        ),
-        "the learners have a bias as well": (
-            lambda x, W_t, b_t, W_f, b_f, learners: layer(x, W_t, 0 * b_t, W_f, b_f, learners)
-        ),
-        "the learners are not sorted: row i of W_t is node learners[i]": (
-            lambda x, W_t, b_t, W_f, b_f, learners: layer(x, W_t, b_t, W_f, b_f, learners.sort().values)
-        ),
-        "this puts the frozen nodes first and leaves them there; node i belongs at place i": (
-            lambda x, W_t, b_t, W_f, b_f, learners: torch.cat([F.linear(x, W_f, b_f), F.linear(x, W_t, b_t)], dim=-1)
-        ),
-        "the frozen nodes answer, too: frozen means that they do not learn": (
-            lambda x, W_t, b_t, W_f, b_f, learners: layer(x, W_t, b_t, 0 * W_f, 0 * b_f, learners)
-        ),
+            ],
+        "the biases are missing":
+            lambda x, W_t, b_t, W_f, b_f, learners: layer(x, W_t, 0 * b_t, W_f, 0 * b_f, learners),
+        "the frozen nodes have a bias as well":
+            lambda x, W_t, b_t, W_f, b_f, learners: layer(x, W_t, b_t, W_f, 0 * b_f, learners),
+        "the learners have a bias as well":
+            lambda x, W_t, b_t, W_f, b_f, learners: layer(x, W_t, 0 * b_t, W_f, b_f, learners),
+        "the learners are not sorted: row i of W_t is node learners[i]":
+            lambda x, W_t, b_t, W_f, b_f, learners: layer(x, W_t, b_t, W_f, b_f, learners.sort().values),
+        "this puts the frozen nodes first and leaves them there; node i belongs at place i":
+            lambda x, W_t, b_t, W_f, b_f, learners: torch.cat([F.linear(x, W_f, b_f), F.linear(x, W_t, b_t)], dim=-1),
+        "the frozen nodes answer, too: frozen means that they do not learn":
+            lambda x, W_t, b_t, W_f, b_f, learners: layer(x, W_t, b_t, 0 * W_f, 0 * b_f, learners),
     },
     tolerance=1e-8,
-)
+)  # fmt: skip
 
 
 # bitfit-verdict -----------------------------------------------------------------------------------------
@@ -440,39 +380,27 @@ def _judged(
 verdict = _judged()
 
 VERDICT = Exercise(
-    id="bitfit-verdict",
-    points=5,
-    difficulty=4,
-    minutes=18,
-    secret=_secret_runs,
-    reference=verdict,
+    id="bitfit-verdict", points=5, difficulty=4, minutes=18,
+    secret=_secret_runs, reference=verdict,
     mutants={
-        "the learning rate is chosen by test accuracy, which is then no test any more; choose by validation": (
-            _judged(choose=_by(4))
-        ),
-        "the single best run chose the learning rate, and one seed was lucky; take the mean over the seeds": (
-            _judged(choose=lambda runs, name: max((r for r in runs if r[0] == name), key=lambda r: r[3])[1])
-        ),
-        "of two rates with the same mean this takes the higher; take the lower": (_judged(choose=_by(3, last=True))),
-        "both methods have the rate that suits the first: that decides the contest before it begins": (
-            _judged(shared=True)
-        ),
-        "where the best rate lies at the end of its grid a better one may lie beyond: say 'widen'": (
-            _judged(edges=False)
-        ),
-        "this compares validation accuracies, which the learning rates were chosen by; compare test accuracies": (
-            _judged(column=3)
-        ),
+        "the learning rate is chosen by test accuracy, which is then no test any more; choose by validation":
+            _judged(choose=_by(4)),
+        "the single best run chose the learning rate, and one seed was lucky; take the mean over the seeds":
+            _judged(choose=lambda runs, name: max((r for r in runs if r[0] == name), key=lambda r: r[3])[1]),
+        "of two rates with the same mean this takes the higher; take the lower": _judged(choose=_by(3, last=True)),
+        "both methods have the rate that suits the first: that decides the contest before it begins":
+            _judged(shared=True),
+        "where the best rate lies at the end of its grid a better one may lie beyond: say 'widen'":
+            _judged(edges=False),
+        "this compares validation accuracies, which the learning rates were chosen by; compare test accuracies":
+            _judged(column=3),
         # No margin at all goes wrong at the same cases, and so does 2.8 with a variance over n.
         "up to 2.8 standard errors three seeds each tell nothing: say 'cannot tell'. Is the factor 2.8, and does "
-        "the variance divide by n - 1?": (_judged(margin=lambda variance, n: 2 * (variance / n) ** 0.5)),
-        "a difference below 0 can be as clear as one above: compare its absolute value with 2.8 standard errors": (
-            _judged(size=lambda gap: gap)
-        ),
-        "the sign is the other way round: the first method's accuracy minus the second's": (
-            lambda runs, one, other: (verdict(runs, one, other)[0], -verdict(runs, one, other)[1])
-        ),
+        "the variance divide by n - 1?": _judged(margin=lambda variance, n: 2 * (variance / n) ** 0.5),
+        "a difference below 0 can be as clear as one above: compare its absolute value with 2.8 standard errors":
+            _judged(size=lambda gap: gap),
+        "the sign is the other way round: the first method's accuracy minus the second's":
+            lambda runs, one, other: (verdict(runs, one, other)[0], -verdict(runs, one, other)[1]),
     },
-    tolerance=1e-6,
-    kinds=5,
-)
+    tolerance=1e-6, kinds=5,
+)  # fmt: skip

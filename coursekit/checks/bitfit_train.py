@@ -79,29 +79,20 @@ def _trained(
 
 
 TRAIN = Training(
-    id="bitfit-budget",
-    points=5,
-    difficulty=4,
-    minutes=20,
-    seconds=240,
-    reached="{:.1%} of new sentences are right",
-    pose=_pose,
+    id="bitfit-budget", points=5, difficulty=4, minutes=20,
+    seconds=240, reached="{:.1%} of new sentences are right", pose=_pose,
     fair=lambda load, ids, mask, labels, keep: _trained(load, ids, mask, labels, _norms(range(3, 6)), steps=60),
     score=_score,
     mutants={
-        "the head stays as it is, random: change the numbers of the body": (
-            lambda load, ids, mask, labels, keep: {"classifier.bias": torch.ones(2)}
-        ),
-        "2,304 numbers differ from MiniLM's own, and 1,200 are allowed": (
-            lambda load, ids, mask, labels, keep: _trained(load, ids, mask, labels, _norms(range(6)), steps=1)
-        ),
-        "not a number differs from MiniLM's own: nothing was trained": (
-            lambda load, ids, mask, labels, keep: _trained(load, ids, mask, labels, _norms(range(3)), steps=0)
-        ),
-        "bert.encoder.layer.5.output.LayerNorm.weight has the shape (384,); return the whole tensor": (
+        "the head stays as it is, random: change the numbers of the body":
+            lambda load, ids, mask, labels, keep: {"classifier.bias": torch.ones(2)},
+        "2,304 numbers differ from MiniLM's own, and 1,200 are allowed":
+            lambda load, ids, mask, labels, keep: _trained(load, ids, mask, labels, _norms(range(6)), steps=1),
+        "not a number differs from MiniLM's own: nothing was trained":
+            lambda load, ids, mask, labels, keep: _trained(load, ids, mask, labels, _norms(range(3)), steps=0),
+        "bert.encoder.layer.5.output.LayerNorm.weight has the shape (384,); return the whole tensor":
             lambda load, ids, mask, labels, keep: {
                 "bert.encoder.layer.5.output.LayerNorm.weight": torch.ones(keep // 10)
-            }
-        ),
+            },
     },
-)
+)  # fmt: skip

@@ -86,15 +86,10 @@ _WRONG: dict[str, Callable[..., Any]] = {
 }
 
 EWC = Exercise(
-    id="forgetting-ewc",
-    points=3,
-    difficulty=3,
-    minutes=8,
-    secret=_secret_ewc,
-    reference=_seen(ewc),
-    part=ewc,
+    id="forgetting-ewc", points=3, difficulty=3, minutes=8,
+    secret=_secret_ewc, reference=_seen(ewc), part=ewc,
     mutants={message: _seen(wrong) for message, wrong in _WRONG.items()},
-)
+)  # fmt: skip
 
 
 # forgetting-replay ----------------------------------------------------------------------------------------
@@ -128,49 +123,34 @@ def _secret_replay(draw: Draw) -> tuple[Rows, Rows, float, int, Rows]:
 
 
 REPLAY = Exercise(
-    id="forgetting-replay",
-    points=2,
-    difficulty=2,
-    minutes=10,
-    secret=_secret_replay,
-    reference=replay,
+    id="forgetting-replay", points=2, difficulty=2, minutes=10,
+    secret=_secret_replay, reference=replay,
     mutants={
-        "the old rows come on top of the budget; they take the place of new ones": (
-            lambda new, old, share, rows, order: (*new[:rows], *old[: round(share * rows)])
-        ),
-        "the share is taken of the new rows here; it is the part of all rows that is old": (
-            _keeping(lambda share, rows, new: rows - round(rows / (1 + share)))
-        ),
-        "the two are swapped: `share` is the part that is old": (
-            lambda new, old, share, rows, order: replay(old, new, share, rows, order)
-        ),
-        "this rounds down; take the nearest whole number, with round": (
-            _keeping(lambda share, rows, new: int(share * rows))
-        ),
-        "this rounds up; take the nearest whole number, with round": (
-            _keeping(lambda share, rows, new: math.ceil(share * rows))
-        ),
-        "the share is taken of all that `new` holds; it is the part of the `rows` rows that is old": (
-            _keeping(lambda share, rows, new: round(share * len(new)))
-        ),
-        "the rows are not shuffled: all old ones would come in the last batches": (
-            lambda new, old, share, rows, order: replay(new, old, share, rows, list(range(rows)))
-        ),
-        "the new rows come first, then the old ones; here it is the other way round": (
-            lambda new, old, share, rows, order: _seen_rows(old, new, rows - round(share * rows), rows, order)
-        ),
-        "this puts row i at place order[i]; the i-th row to be seen is the one at place order[i]": (
+        "the old rows come on top of the budget; they take the place of new ones":
+            lambda new, old, share, rows, order: (*new[:rows], *old[: round(share * rows)]),
+        "the share is taken of the new rows here; it is the part of all rows that is old":
+            _keeping(lambda share, rows, new: rows - round(rows / (1 + share))),
+        "the two are swapped: `share` is the part that is old":
+            lambda new, old, share, rows, order: replay(old, new, share, rows, order),
+        "this rounds down; take the nearest whole number, with round":
+            _keeping(lambda share, rows, new: int(share * rows)),
+        "this rounds up; take the nearest whole number, with round":
+            _keeping(lambda share, rows, new: math.ceil(share * rows)),
+        "the share is taken of all that `new` holds; it is the part of the `rows` rows that is old":
+            _keeping(lambda share, rows, new: round(share * len(new))),
+        "the rows are not shuffled: all old ones would come in the last batches":
+            lambda new, old, share, rows, order: replay(new, old, share, rows, list(range(rows))),
+        "the new rows come first, then the old ones; here it is the other way round":
+            lambda new, old, share, rows, order: _seen_rows(old, new, rows - round(share * rows), rows, order),
+        "this puts row i at place order[i]; the i-th row to be seen is the one at place order[i]":
             lambda new, old, share, rows, order: replay(
                 new, old, share, rows, sorted(range(rows), key=order.__getitem__)
-            )
-        ),
-        "these are the last old rows; take the first ones, as of the new": (
-            lambda new, old, share, rows, order: replay(new, old[::-1], share, rows, order)
-        ),
+            ),
+        "these are the last old rows; take the first ones, as of the new":
+            lambda new, old, share, rows, order: replay(new, old[::-1], share, rows, order),
     },
-    tolerance=0.0,
-    kinds=2,
-)
+    tolerance=0.0, kinds=2,
+)  # fmt: skip
 
 
 # forgetting-gap -------------------------------------------------------------------------------------------
@@ -206,47 +186,32 @@ def _secret_gap(draw: Draw) -> Gap:
 
 
 GAP = Exercise(
-    id="forgetting-gap",
-    points=3,
-    difficulty=3,
-    minutes=10,
-    secret=_secret_gap,
-    reference=gap,
+    id="forgetting-gap", points=3, difficulty=3, minutes=10,
+    secret=_secret_gap, reference=gap,
     mutants={
-        "a rate that is too high, which another beats on both, is still among the neighbours: leave it out": (
-            lambda new, old, plain: _line(new, old, sorted(plain))
-        ),
-        "the line is straight in the perplexities here; asked is straight in their logarithms": (
-            lambda new, old, plain: _line(new, old, curve(plain), float, np.array, np.array)
-        ),
-        "the share of the way is taken of the perplexities `new`; take it of their logarithms": (
-            lambda new, old, plain: _line(new, old, curve(plain), float, np.array)
-        ),
-        "only `new` is in logarithms here; take those of `old` as well, and exp at the end": (
-            lambda new, old, plain: _line(new, old, curve(plain), up=np.array)
-        ),
+        "a rate that is too high, which another beats on both, is still among the neighbours: leave it out":
+            lambda new, old, plain: _line(new, old, sorted(plain)),
+        "the line is straight in the perplexities here; asked is straight in their logarithms":
+            lambda new, old, plain: _line(new, old, curve(plain), float, np.array, np.array),
+        "the share of the way is taken of the perplexities `new`; take it of their logarithms":
+            lambda new, old, plain: _line(new, old, curve(plain), float, np.array),
+        "only `new` is in logarithms here; take those of `old` as well, and exp at the end":
+            lambda new, old, plain: _line(new, old, curve(plain), up=np.array),
         "a rate that is too high, which another beats on both, is still among the neighbours: leave it out. And "
-        "the line is straight in the perplexities; asked is straight in their logarithms": (
-            lambda new, old, plain: _line(new, old, sorted(plain), float, np.array, np.array)
-        ),
-        "this is the nearest rate; go along the line between the two neighbours": (
-            lambda new, old, plain: old - min(curve(plain), key=lambda p: abs(math.log(p[0] / new)))[1]
-        ),
-        "the sign is the other way round: `old` minus plain fine-tuning's": (
-            lambda new, old, plain: -gap(new, old, plain)
-        ),
-        "the points are not sorted: np.interp wants the x of its points to rise": (
-            lambda new, old, plain: _line(new, old, [p for p in plain if p in curve(plain)])
-        ),
-        "this is a difference of logarithms; take exp of the line's before you subtract": (
-            lambda new, old, plain: math.log(old / (old - gap(new, old, plain)))
-        ),
+        "the line is straight in the perplexities; asked is straight in their logarithms":
+            lambda new, old, plain: _line(new, old, sorted(plain), float, np.array, np.array),
+        "this is the nearest rate; go along the line between the two neighbours":
+            lambda new, old, plain: old - min(curve(plain), key=lambda p: abs(math.log(p[0] / new)))[1],
+        "the sign is the other way round: `old` minus plain fine-tuning's":
+            lambda new, old, plain: -gap(new, old, plain),
+        "the points are not sorted: np.interp wants the x of its points to rise":
+            lambda new, old, plain: _line(new, old, [p for p in plain if p in curve(plain)]),
+        "this is a difference of logarithms; take exp of the line's before you subtract":
+            lambda new, old, plain: math.log(old / (old - gap(new, old, plain))),
         "this is a ratio; asked is the difference": lambda new, old, plain: old / (old - gap(new, old, plain)),
-        "this is plain fine-tuning's `old`; subtract it from the remedy's": (
-            lambda new, old, plain: old - gap(new, old, plain)
-        ),
-        "this is a difference of new perplexities at equal old ones; asked is of old ones at equal new ones": (
-            lambda new, old, plain: _line(old, new, [(y, x) for x, y in reversed(curve(plain))])
-        ),
+        "this is plain fine-tuning's `old`; subtract it from the remedy's":
+            lambda new, old, plain: old - gap(new, old, plain),
+        "this is a difference of new perplexities at equal old ones; asked is of old ones at equal new ones":
+            lambda new, old, plain: _line(old, new, [(y, x) for x, y in reversed(curve(plain))]),
     },
-)
+)  # fmt: skip

@@ -59,22 +59,17 @@ def parts(dW: Tensor, most: int, rounds: int = 40) -> Parts:
 
 
 _POOR: dict[str, Callable[..., Parts]] = {
-    "this is LoRA alone: a few large entries are of full rank, and no small r reaches them": (
-        lambda dW, most: (*_low(dW, _ranks(dW, most)[-1]), torch.zeros_like(dW))
-    ),
-    "these are single entries alone: what all entries share is cheaper as a product of low rank": (
-        lambda dW, most: (dW[:, :0], dW[:0], _largest(dW, most // 2))
-    ),
-    "the budget is halved between the two parts, whatever dW is made of: try every rank": (
-        lambda dW, most: _split(dW, most, most // sum(dW.shape) // 2, 40)
-    ),
-    "low rank was fitted once, to the large entries as well: fit it again to what the entries leave": (
-        lambda dW, most: parts(dW, most, rounds=1)
-    ),
-    "two rounds are too few: B A and S still pull at each other; go on until the error no longer falls": (
-        lambda dW, most: parts(dW, most, rounds=2)
-    ),
-}
+    "this is LoRA alone: a few large entries are of full rank, and no small r reaches them":
+        lambda dW, most: (*_low(dW, _ranks(dW, most)[-1]), torch.zeros_like(dW)),
+    "these are single entries alone: what all entries share is cheaper as a product of low rank":
+        lambda dW, most: (dW[:, :0], dW[:0], _largest(dW, most // 2)),
+    "the budget is halved between the two parts, whatever dW is made of: try every rank":
+        lambda dW, most: _split(dW, most, most // sum(dW.shape) // 2, 40),
+    "low rank was fitted once, to the large entries as well: fit it again to what the entries leave":
+        lambda dW, most: parts(dW, most, rounds=1),
+    "two rounds are too few: B A and S still pull at each other; go on until the error no longer falls":
+        lambda dW, most: parts(dW, most, rounds=2),
+}  # fmt: skip
 
 
 def _near_enough(compare: Comparison, given: Any, case: Any, own: Any) -> str | None:
@@ -125,13 +120,6 @@ def _update(draw: Draw) -> tuple[Tensor, int]:
 
 
 PARTS = Exercise(
-    judge=_near_enough,
-    id="hybrid-parts",
-    points=4,
-    difficulty=4,
-    minutes=20,
-    secret=_update,
-    reference=parts,
-    mutants=_POOR,
-    kinds=2,
-)
+    id="hybrid-parts", points=4, difficulty=4, minutes=20,
+    secret=_update, reference=parts, mutants=_POOR, kinds=2, judge=_near_enough,
+)  # fmt: skip

@@ -36,51 +36,36 @@ def _secret_attention(draw: Draw) -> tuple[Tensor, Tensor, Tensor, Tensor, Tenso
 
 
 ATTENTION = Exercise(
-    id="ia3-attention",
-    points=3,
-    difficulty=2,
-    minutes=8,
-    secret=_secret_attention,
-    reference=attention,
+    id="ia3-attention", points=3, difficulty=2, minutes=8,
+    secret=_secret_attention, reference=attention,
     mutants={
-        "the scores are not divided by the root of d: the slide's pseudo-code forgets it, its formula does not": (
-            _rescored(lambda q: 1.0)
-        ),
-        "the root is of another size: q.shape[1] is the number of tokens; d is the last axis, q.shape[-1]": (
-            _rescored(lambda q: math.sqrt(q.shape[1]))
-        ),
-        "the root is of another size: q.shape[0] is the number of texts; d is the last axis, q.shape[-1]": (
-            _rescored(lambda q: math.sqrt(q.shape[0]))
-        ),
+        "the scores are not divided by the root of d: the slide's pseudo-code forgets it, its formula does not":
+            _rescored(lambda q: 1.0),
+        "the root is of another size: q.shape[1] is the number of tokens; d is the last axis, q.shape[-1]":
+            _rescored(lambda q: math.sqrt(q.shape[1])),
+        "the root is of another size: q.shape[0] is the number of texts; d is the last axis, q.shape[-1]":
+            _rescored(lambda q: math.sqrt(q.shape[0])),
         "the scores are divided by d itself; divide them by its root": _rescored(lambda q: q.shape[-1]),
-        "the vectors lie along the tokens: this scales token i by entry i; l * k scales dimension j by entry j": (
-            lambda q, k, v, l_k, l_v: attention(q, l_k[:, None] * k, l_v[:, None] * v, l_k / l_k, l_v / l_v)
-        ),
-        "the softmax runs over the queries; each query's weights over the keys add up to 1, so dim=-1": (
-            _rescored(lambda q: math.sqrt(q.shape[-1]), over=-2)
-        ),
-        "l_k scales whole keys, as if it multiplied the scores; l_k * k scales dimension j of each key by l_k[j]": (
-            lambda q, k, v, l_k, l_v: (l_k * (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1]))).softmax(-1) @ (l_v * v)
-        ),
-        "l_k and l_v are swapped: l_k scales the keys, l_v the values": (
-            lambda q, k, v, l_k, l_v: attention(q, k, v, l_v, l_k)
-        ),
-        "the values are not scaled: l_v is missing": (
-            lambda q, k, v, l_k, l_v: attention(q, k, v, l_k, torch.ones_like(l_v))
-        ),
-        "the keys are not scaled: l_k is missing": (
-            lambda q, k, v, l_k, l_v: attention(q, k, v, torch.ones_like(l_k), l_v)
-        ),
-        "queries and keys are both scaled, so l_k counts twice; only the keys are scaled": (
-            lambda q, k, v, l_k, l_v: attention(q * l_k, k, v, l_k, l_v)
-        ),
-        "the vectors are added; the method is called additive because it adds parameters, but it multiplies": (
-            lambda q, k, v, l_k, l_v: attention(q, k + l_k, v + l_v, l_k / l_k, l_v / l_v)
-        ),
+        "the vectors lie along the tokens: this scales token i by entry i; l * k scales dimension j by entry j":
+            lambda q, k, v, l_k, l_v: attention(q, l_k[:, None] * k, l_v[:, None] * v, l_k / l_k, l_v / l_v),
+        "the softmax runs over the queries; each query's weights over the keys add up to 1, so dim=-1":
+            _rescored(lambda q: math.sqrt(q.shape[-1]), over=-2),
+        "l_k scales whole keys, as if it multiplied the scores; l_k * k scales dimension j of each key by l_k[j]":
+            lambda q, k, v, l_k, l_v:
+                (l_k * (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1]))).softmax(-1) @ (l_v * v),
+        "l_k and l_v are swapped: l_k scales the keys, l_v the values":
+            lambda q, k, v, l_k, l_v: attention(q, k, v, l_v, l_k),
+        "the values are not scaled: l_v is missing":
+            lambda q, k, v, l_k, l_v: attention(q, k, v, l_k, torch.ones_like(l_v)),
+        "the keys are not scaled: l_k is missing":
+            lambda q, k, v, l_k, l_v: attention(q, k, v, torch.ones_like(l_k), l_v),
+        "queries and keys are both scaled, so l_k counts twice; only the keys are scaled":
+            lambda q, k, v, l_k, l_v: attention(q * l_k, k, v, l_k, l_v),
+        "the vectors are added; the method is called additive because it adds parameters, but it multiplies":
+            lambda q, k, v, l_k, l_v: attention(q, k + l_k, v + l_v, l_k / l_k, l_v / l_v),
     },
-    tolerance=1e-8,
-    kinds=2,
-)
+    tolerance=1e-8, kinds=2,
+)  # fmt: skip
 
 
 # ia3-layer ------------------------------------------------------------------------------------------------
@@ -140,57 +125,42 @@ def _secret_layer(draw: Draw) -> Layer:
 
 
 LAYER = Exercise(
-    id="ia3-layer",
-    points=4,
-    difficulty=3,
-    minutes=12,
-    secret=_secret_layer,
-    reference=layer,
-    part=Scaled,
+    id="ia3-layer", points=4, difficulty=3, minutes=12,
+    secret=_secret_layer, reference=layer, part=Scaled,
     mutants={
-        "at the start the layer must give what the base layer gives: factors that multiply start at 1": (
-            _found(silent=False)
-        ),
+        "at the start the layer must give what the base layer gives: factors that multiply start at 1":
+            _found(silent=False),
         "the base layer still trains: freeze it with base.requires_grad_(False)": _found(base="Wb"),
         "the bias of the base layer still trains: base.requires_grad_(False) freezes both": _found(base="b"),
         "l is not trained: a tensor is a parameter only as nn.Parameter(tensor)": _found(own=False),
-        "the base layer trains and l does not: freeze the one, make the other nn.Parameter": (
-            _found(base="Wb", own=False)
-        ),
-        "the shape of l is wrong with side='input': one factor for each input, base.in_features of them": (
-            _found(factors=_OUTPUTS)
-        ),
-        "the shape of l is wrong with side='output': one factor for each output, base.out_features of them": (
-            _found(factors=_INPUTS)
-        ),
-        "the shape of l is swapped: base.out_features factors with 'output', base.in_features with 'input'": (
-            _found(factors={"output": FACTORS["input"], "input": FACTORS["output"]})
-        ),
+        "the base layer trains and l does not: freeze the one, make the other nn.Parameter":
+            _found(base="Wb", own=False),
+        "the shape of l is wrong with side='input': one factor for each input, base.in_features of them":
+            _found(factors=_OUTPUTS),
+        "the shape of l is wrong with side='output': one factor for each output, base.out_features of them":
+            _found(factors=_INPUTS),
+        "the shape of l is swapped: base.out_features factors with 'output', base.in_features with 'input'":
+            _found(factors={"output": FACTORS["input"], "input": FACTORS["output"]}),
         "side is not looked at: with 'input' l has base.in_features factors, and they multiply x, before the "
         "base layer": _found(factors=_OUTPUTS, scaled=lambda W, b, l, x, side: l * F.linear(x, W, b)),
         "side is not looked at: with 'output' l has base.out_features factors, and they multiply what the base "
         "layer gives": _found(factors=_INPUTS, scaled=lambda W, b, l, x, side: F.linear(l * x, W, b)),
-        "side is not looked at: with 'input' the factors multiply x, before the base layer": (
-            _found(scaled=lambda W, b, l, x, side: l * F.linear(x, W, b))
-        ),
-        "side is not looked at: with 'output' the factors multiply what the base layer gives": (
-            _found(scaled=lambda W, b, l, x, side: F.linear(l * x, W, b))
-        ),
-        "the two sides are swapped: 'output' is l * base(x), 'input' is base(l * x)": (
-            _found(scaled=lambda W, b, l, x, side: layer(W, b, l, x, "input" if side == "output" else "output")[-1])
-        ),
-        "the bias of the base layer is not scaled: an output is W x + b, all of it times l": (
+        "side is not looked at: with 'input' the factors multiply x, before the base layer":
+            _found(scaled=lambda W, b, l, x, side: l * F.linear(x, W, b)),
+        "side is not looked at: with 'output' the factors multiply what the base layer gives":
+            _found(scaled=lambda W, b, l, x, side: F.linear(l * x, W, b)),
+        "the two sides are swapped: 'output' is l * base(x), 'input' is base(l * x)":
+            _found(scaled=lambda W, b, l, x, side: layer(W, b, l, x, "input" if side == "output" else "output")[-1]),
+        "the bias of the base layer is not scaled: an output is W x + b, all of it times l":
             _found(
                 scaled=lambda W, b, l, x, side: l * F.linear(x, W) + b if side == "output" else F.linear(l * x, W, b)
-            )
-        ),
+            ),
         "with 'input' the bias is scaled as well: l meets x alone": _found(
             scaled=lambda W, b, l, x, side: layer(W, l * b if side == "input" else b, l, x, side)[-1]
         ),
-        "the factors are added; the method is called additive because it adds parameters, but it multiplies": (
-            _found(silent=False, scaled=lambda W, b, l, x, side: F.linear(x, W, b) + l)
-        ),
-        "the factors are in there twice": (_found(scaled=lambda W, b, l, x, side: layer(W, b, l * l, x, side)[-1])),
+        "the factors are added; the method is called additive because it adds parameters, but it multiplies":
+            _found(silent=False, scaled=lambda W, b, l, x, side: F.linear(x, W, b) + l),
+        "the factors are in there twice": _found(scaled=lambda W, b, l, x, side: layer(W, b, l * l, x, side)[-1]),
     },
     kinds=2,
-)
+)  # fmt: skip

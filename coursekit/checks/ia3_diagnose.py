@@ -207,30 +207,20 @@ def public_runs(seed: int) -> tuple[Runs]:
 
 
 DIAGNOSE = Exercise(
-    id="ia3-diagnose",
-    points=5,
-    difficulty=4,
-    minutes=25,
-    inputs=public_runs,
-    secret=shuffled,
-    reference=diagnose,
+    id="ia3-diagnose", points=5, difficulty=4, minutes=25,
+    inputs=public_runs, secret=shuffled, reference=diagnose,
     mutants={
-        "this judges by the loss alone, and that falls in broken runs too: the classifier learns by itself": (
-            lambda runs: tuple("healthy" if r["loss"][-3:].mean() < r["loss"][:3].mean() else FAULTS[0] for r in runs)
-        ),
-        "factors that never move are no matter of the learning rate: the optimizer has not got them, 'left out'": (
-            _blind_to("left out")
-        ),
-        "a run whose factors start at 0 is not found: l[0] says where they start, and it must be 1": (
-            _blind_to("zeros")
-        ),
-        "a run whose base is not frozen is not found: compare W before and after": (_blind_to("not frozen")),
-        "a run with LoRA's learning rate is not found: its factors move a tenth as far in a step": (
-            _blind_to("learning rate")
-        ),
+        "this judges by the loss alone, and that falls in broken runs too: the classifier learns by itself":
+            lambda runs: tuple("healthy" if r["loss"][-3:].mean() < r["loss"][:3].mean() else FAULTS[0] for r in runs),
+        "factors that never move are no matter of the learning rate: the optimizer has not got them, 'left out'":
+            _blind_to("left out"),
+        "a run whose factors start at 0 is not found: l[0] says where they start, and it must be 1": _blind_to("zeros"),
+        "a run whose base is not frozen is not found: compare W before and after": _blind_to("not frozen"),
+        "a run with LoRA's learning rate is not found: its factors move a tenth as far in a step":
+            _blind_to("learning rate"),
         "what has no name on the list is 'something else', not 'healthy': go through what a right run does, one "
-        "sentence after the other": (_blind_to(OTHER)),
-        "every run is called healthy: five of them have a fault": (lambda runs: tuple("healthy" for _ in runs)),
+        "sentence after the other": _blind_to(OTHER),
+        "every run is called healthy: five of them have a fault": lambda runs: tuple("healthy" for _ in runs),
     },
     kinds=2,
-)
+)  # fmt: skip

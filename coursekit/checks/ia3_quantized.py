@@ -65,39 +65,28 @@ def _secret(draw: Draw) -> Case:
 
 
 FOLD_QUANTIZED = Exercise(
-    id="ia3-fold-quantized",
-    points=4,
-    difficulty=3,
-    minutes=10,
-    secret=_secret,
-    reference=fold_quantized,
+    id="ia3-fold-quantized", points=4, difficulty=3, minutes=10,
+    secret=_secret, reference=fold_quantized,
     mutants={
-        "one scale stands in for a whole block's factors, such as their mean: not exact where they differ": (
-            _by_side(on_input=True)
-        ),
-        "factors of the inputs are always refused: a block whose inputs all have one factor can take it": (
-            _by_side(on_input=False)
-        ),
-        "nothing is folded: all blocks of a row share the factor of their output, so their scales take it": (
-            lambda codes, scale, l, side: (scale, torch.zeros(scale.shape, dtype=torch.bool))
-        ),
-        "what is exact is right, but the scales are the old ones: multiply those blocks'": (
-            _by(lambda factors, scale: (scale, _one_factor(factors, scale)[1]))
-        ),
-        "this divides the scales: that is taking the factors out again": (
-            _by(lambda factors, scale: _one_factor(1 / factors, scale))
-        ),
-        "the scales of blocks that cannot take the factors are changed as well: leave those as they are": (
-            _by(lambda factors, scale: (scale * factors.mean(-1), _one_factor(factors, scale)[1]))
-        ),
-        "the factors of the outputs lie along the blocks: scale is (out, blocks), so l[:, None] * scale": (
+        "one scale stands in for a whole block's factors, such as their mean: not exact where they differ":
+            _by_side(on_input=True),
+        "factors of the inputs are always refused: a block whose inputs all have one factor can take it":
+            _by_side(on_input=False),
+        "nothing is folded: all blocks of a row share the factor of their output, so their scales take it":
+            lambda codes, scale, l, side: (scale, torch.zeros(scale.shape, dtype=torch.bool)),
+        "what is exact is right, but the scales are the old ones: multiply those blocks'":
+            _by(lambda factors, scale: (scale, _one_factor(factors, scale)[1])),
+        "this divides the scales: that is taking the factors out again":
+            _by(lambda factors, scale: _one_factor(1 / factors, scale)),
+        "the scales of blocks that cannot take the factors are changed as well: leave those as they are":
+            _by(lambda factors, scale: (scale * factors.mean(-1), _one_factor(factors, scale)[1])),
+        "the factors of the outputs lie along the blocks: scale is (out, blocks), so l[:, None] * scale":
             # it runs where there are as many blocks as rows
             lambda codes, scale, l, side: (
                 (scale * l, torch.ones(scale.shape, dtype=torch.bool))
                 if side == "output"
                 else fold_quantized(codes, scale, l, side)
-            )
-        ),
+            ),
     },
     kinds=2,
-)
+)  # fmt: skip

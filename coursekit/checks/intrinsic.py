@@ -58,13 +58,8 @@ def _secret_hadamard(draw: Draw) -> tuple[Tensor]:
 
 
 HADAMARD = Exercise(
-    id="intrinsic-hadamard",
-    points=3,
-    difficulty=3,
-    minutes=12,
-    secret=_secret_hadamard,
-    reference=_transform(hadamard, FAST),
-    part=hadamard,
+    id="intrinsic-hadamard", points=3, difficulty=3, minutes=12,
+    secret=_secret_hadamard, reference=_transform(hadamard, FAST), part=hadamard,
     mutants={
         DENSE: _transform(hadamard, WHOLE),
         SLOW: _transform(hadamard, SQUARE),
@@ -75,9 +70,8 @@ HADAMARD = Exercise(
             for message, wrong in _WRONG_TRANSFORMS.items()
         },
     },
-    tolerance=1e-8,
-    kinds=3,
-)
+    tolerance=1e-8, kinds=3,
+)  # fmt: skip
 
 
 # intrinsic-fastfood ---------------------------------------------------------------------------------------
@@ -104,44 +98,32 @@ def _slabs_arguments(draw: Draw) -> tuple[Tensor, ...]:
 
 
 FASTFOOD = Exercise(
-    id="intrinsic-fastfood",
-    points=3,
-    difficulty=3,
-    minutes=12,
-    secret=_slabs_arguments,
-    reference=fastfood,
+    id="intrinsic-fastfood", points=3, difficulty=3, minutes=12,
+    secret=_slabs_arguments, reference=fastfood,
     mutants={
         "the columns are too long: two H make a vector n times as long, m slabs another sqrt(m)": _slabs,
-        "the factor of the m slabs is missing: together they are sqrt(m) times as long as one": (
-            lambda v, S, order, G: fastfood(v, S, order, G) * G.shape[0] ** 0.5
-        ),
-        "this divides by m; lengths of m slabs at right angles add up like sqrt(m)": (
-            lambda v, S, order, G: fastfood(v, S, order, G) / G.shape[0] ** 0.5
-        ),
-        "one H has its factor, the other has none: each stretches by sqrt(n)": (
-            lambda v, S, order, G: fastfood(v, S, order, G) * G.shape[1] ** 0.5
-        ),
-        "S is missing: the signs multiply v before anything else": (
-            lambda v, S, order, G: fastfood(v, torch.ones_like(S), order, G)
-        ),
-        "the permutation is missing, between the first H and G": (
-            lambda v, S, order, G: fastfood(v, S, torch.arange(len(order)), G)
-        ),
-        "this shuffles the other way round: w[order], not w put to the places `order`": (
-            lambda v, S, order, G: fastfood(v, S, order.argsort(), G)
-        ),
-        "G is missing: without it F has no normal numbers in it": (
-            lambda v, S, order, G: fastfood(v, S, order, torch.ones_like(G))
-        ),
-        "G comes before the last H, so that H can mix what G has scaled": (
-            lambda v, S, order, G: (G * fastfood(v, S, order, torch.ones_like(G)).view_as(G)).flatten()
-        ),
+        "the factor of the m slabs is missing: together they are sqrt(m) times as long as one":
+            lambda v, S, order, G: fastfood(v, S, order, G) * G.shape[0] ** 0.5,
+        "this divides by m; lengths of m slabs at right angles add up like sqrt(m)":
+            lambda v, S, order, G: fastfood(v, S, order, G) / G.shape[0] ** 0.5,
+        "one H has its factor, the other has none: each stretches by sqrt(n)":
+            lambda v, S, order, G: fastfood(v, S, order, G) * G.shape[1] ** 0.5,
+        "S is missing: the signs multiply v before anything else":
+            lambda v, S, order, G: fastfood(v, torch.ones_like(S), order, G),
+        "the permutation is missing, between the first H and G":
+            lambda v, S, order, G: fastfood(v, S, torch.arange(len(order)), G),
+        "this shuffles the other way round: w[order], not w put to the places `order`":
+            lambda v, S, order, G: fastfood(v, S, order.argsort(), G),
+        "G is missing: without it F has no normal numbers in it":
+            lambda v, S, order, G: fastfood(v, S, order, torch.ones_like(G)),
+        "G comes before the last H, so that H can mix what G has scaled":
+            lambda v, S, order, G: (G * fastfood(v, S, order, torch.ones_like(G)).view_as(G)).flatten(),
         "the last H is missing": lambda v, S, order, G: (
             (G * _spread(v, S, order, G.shape[1])).flatten() / (G.shape[1] * G.shape[0] ** 0.5)
         ),
     },
     tolerance=1e-8,
-)
+)  # fmt: skip
 
 
 # intrinsic-rank -------------------------------------------------------------------------------------------
@@ -186,36 +168,25 @@ def _secret_rank(draw: Draw) -> tuple[Tensor, float]:
 
 
 RANK = Exercise(
-    id="intrinsic-rank",
-    points=2,
-    difficulty=2,
-    minutes=6,
-    secret=_secret_rank,
-    reference=smallest_rank,
+    id="intrinsic-rank", points=2, difficulty=2, minutes=6,
+    secret=_secret_rank, reference=smallest_rank,
     mutants={
-        "these are shares of the singular values themselves; a squared length is the sum of their squares": (
-            lambda W, share: _with_error(W, _reached(torch.linalg.svdvals(W), share))
-        ),
-        "this is a share of W's length; asked is one of its squared length": (
-            lambda W, share: _with_error(W, _reached(torch.linalg.svdvals(W) ** 2, share**2))
-        ),
+        "these are shares of the singular values themselves; a squared length is the sum of their squares":
+            lambda W, share: _with_error(W, _reached(torch.linalg.svdvals(W), share)),
+        "this is a share of W's length; asked is one of its squared length":
+            lambda W, share: _with_error(W, _reached(torch.linalg.svdvals(W) ** 2, share**2)),
         "the rank is one too small: so many pieces still keep less than the share": _off(-1),
         "the rank is one too large: one piece fewer already keeps the share": _off(1),
-        "the rank is right; the distance is the root of the sum of squares, and this is without the root": (
-            _far(lambda s, r: s[r:].square().sum())
-        ),
-        "the rank is right; this is the largest singular value that is dropped; all that are dropped count": (
-            _far(lambda s, r: s[r])
-        ),
-        "the rank is right; this adds up the dropped singular values; it is their squares that add up": (
-            _far(lambda s, r: s[r:].sum())
-        ),
-        "the rank is right; this is the length of what is kept, and asked is that of what is dropped": (
-            _far(lambda s, r: s[:r].square().sum().sqrt())
-        ),
-        "the rank is right; this is the distance as a share of W's length, and asked is the distance itself": (
-            _far(lambda s, r: s[r:].square().sum().sqrt() / s.square().sum().sqrt())
-        ),
+        "the rank is right; the distance is the root of the sum of squares, and this is without the root":
+            _far(lambda s, r: s[r:].square().sum()),
+        "the rank is right; this is the largest singular value that is dropped; all that are dropped count":
+            _far(lambda s, r: s[r]),
+        "the rank is right; this adds up the dropped singular values; it is their squares that add up":
+            _far(lambda s, r: s[r:].sum()),
+        "the rank is right; this is the length of what is kept, and asked is that of what is dropped":
+            _far(lambda s, r: s[:r].square().sum().sqrt()),
+        "the rank is right; this is the distance as a share of W's length, and asked is the distance itself":
+            _far(lambda s, r: s[r:].square().sum().sqrt() / s.square().sum().sqrt()),
     },
     kinds=2,
-)
+)  # fmt: skip

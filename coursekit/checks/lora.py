@@ -41,34 +41,24 @@ def _secret_truncate(draw: Draw) -> tuple[Tensor, int]:
 
 
 TRUNCATE = Exercise(
-    id="lora-truncate",
-    points=2,
-    difficulty=2,
-    minutes=10,
-    secret=_secret_truncate,
-    reference=truncate,
+    id="lora-truncate", points=2, difficulty=2, minutes=10,
+    secret=_secret_truncate, reference=truncate,
     mutants={
-        "these are the r smallest singular values; the largest carry the matrix, and they come first": (
-            _cut(lambda U, S, Vh, r: (U[:, -r:] * S[-r:]) @ Vh[-r:])
-        ),
-        "the singular values are missing: U and Vh only give directions, S says how much of each": (
-            _cut(lambda U, S, Vh, r: U[:, :r] @ Vh[:r])
-        ),
+        "these are the r smallest singular values; the largest carry the matrix, and they come first":
+            _cut(lambda U, S, Vh, r: (U[:, -r:] * S[-r:]) @ Vh[-r:]),
+        "the singular values are missing: U and Vh only give directions, S says how much of each":
+            _cut(lambda U, S, Vh, r: U[:, :r] @ Vh[:r]),
         "V is cut along the wrong axis: its directions are the rows of torch.linalg.svd's Vh, so take Vh[:r], and "
-        "the columns of torch.svd's V, so take V[:, :r].T": (
-            _cut(lambda U, S, Vh, r: (U[:, :r] * S[:r]) @ Vh[:, :r].T)
-        ),
-        "V is cut along the wrong axis: torch.linalg.svd's Vh has the directions in its rows, so take Vh[:r]": (
-            _cut(lambda U, S, Vh, r: (U[:, :r] * S[:r]) @ Vh[:, :r].T, whole=True)
-        ),
-        "one direction too many: slices end before their end, S[:r] holds r values": (lambda W, r: truncate(W, r + 1)),
-        "each singular value is there only as its square root: give S to one of the factors whole": (
-            _cut(lambda U, S, Vh, r: (U[:, :r] * S[:r].sqrt()) @ Vh[:r])
-        ),
+        "the columns of torch.svd's V, so take V[:, :r].T": _cut(lambda U, S, Vh, r: (U[:, :r] * S[:r]) @ Vh[:, :r].T),
+        "V is cut along the wrong axis: torch.linalg.svd's Vh has the directions in its rows, so take Vh[:r]":
+            _cut(lambda U, S, Vh, r: (U[:, :r] * S[:r]) @ Vh[:, :r].T, whole=True),
+        "one direction too many: slices end before their end, S[:r] holds r values": lambda W, r: truncate(W, r + 1),
+        "each singular value is there only as its square root: give S to one of the factors whole":
+            _cut(lambda U, S, Vh, r: (U[:, :r] * S[:r].sqrt()) @ Vh[:r]),
     },
     tolerance=1e-4,  # small entries of a product of singular vectors, worked out in fp32
     kinds=2,
-)
+)  # fmt: skip
 
 
 # lora-linear ----------------------------------------------------------------------------------------------
@@ -123,47 +113,36 @@ def _found(
 
 
 LINEAR = Exercise(
-    id="lora-linear",
-    points=4,
-    difficulty=3,
-    minutes=15,
-    secret=_secret_linear,
-    reference=_found(),
-    part=LoRALinear,
+    id="lora-linear", points=4, difficulty=3, minutes=15,
+    secret=_secret_linear, reference=_found(), part=LoRALinear,
     parts=("whether it starts as the base layer", "how A starts", "how many numbers train", "its output"),
     mutants={
-        "at the start the layer must give what the base layer gives: start B at 0, and A at random": (
-            _found(silent=False)
-        ),
-        "A starts at 0: with B at 0 as well neither ever gets a gradient; start A at random": (_found(start="zero")),
-        "the rows of A are all the same direction, so B A starts out with rank 1: draw every entry at random": (
-            _found(start="one direction")
-        ),
-        "A's entries are too large: a sum of d_in of them grows with sqrt(d_in), so divide by that": (
-            _found(start="too large")
-        ),
-        "A's entries are too small: B's first gradients are as small as they are; 1 / sqrt(d_in) is usual": (
-            _found(start="too small")
-        ),
+        "at the start the layer must give what the base layer gives: start B at 0, and A at random":
+            _found(silent=False),
+        "A starts at 0: with B at 0 as well neither ever gets a gradient; start A at random": _found(start="zero"),
+        "the rows of A are all the same direction, so B A starts out with rank 1: draw every entry at random":
+            _found(start="one direction"),
+        "A's entries are too large: a sum of d_in of them grows with sqrt(d_in), so divide by that":
+            _found(start="too large"),
+        "A's entries are too small: B's first gradients are as small as they are; 1 / sqrt(d_in) is usual":
+            _found(start="too small"),
         "the base layer still trains: freeze it with base.requires_grad_(False)": _found(base=True),
         "the base layer's bias still trains: base.requires_grad_(False) freezes weight and bias": _found(bias=True),
         "A is not trained: a tensor is a parameter only as nn.Parameter(tensor)": _found(own="B"),
         "B is not trained: a tensor is a parameter only as nn.Parameter(tensor)": _found(own="A"),
-        "A and B are not trained: a tensor is a parameter only as nn.Parameter(tensor)": (_found(own="")),
-        "the base layer trains and A and B do not: freeze the one, make the others nn.Parameter": (
-            _found(base=True, own="")
-        ),
-        "this scales the frozen output too, as the slide does; only the branch B A x is scaled": (
-            _found(silent=False, scale="all")
-        ),
+        "A and B are not trained: a tensor is a parameter only as nn.Parameter(tensor)": _found(own=""),
+        "the base layer trains and A and B do not: freeze the one, make the others nn.Parameter":
+            _found(base=True, own=""),
+        "this scales the frozen output too, as the slide does; only the branch B A x is scaled":
+            _found(silent=False, scale="all"),
         "the scale is missing: the branch is multiplied by alpha / r": _found(scale="none"),
         "the scale is alpha / r, not alpha": _found(scale="alpha"),
         "r is the number of rows of A, A.shape[0]; A.shape[1] is d_in": _found(scale="d_in"),
         "this is rsLoRA, which divides by the root of r; LoRA divides by r": _found(scale="root"),
-        "the bias of the frozen layer is missing: call base, which adds it": (_found(silent=False, scale="no bias")),
+        "the bias of the frozen layer is missing: call base, which adds it": _found(silent=False, scale="no bias"),
         "the frozen layer's own answer W x + b is missing": _found(silent=False, scale="alone"),
     },
-)
+)  # fmt: skip
 
 
 # lora-merge -----------------------------------------------------------------------------------------------
@@ -189,37 +168,26 @@ def _secret_merge(draw: Draw) -> tuple[Tensor, Tensor, Tensor, float]:
 
 
 MERGE = Exercise(
-    id="lora-merge",
-    points=2,
-    difficulty=2,
-    minutes=8,
-    secret=_secret_merge,
-    reference=merge,
+    id="lora-merge", points=2, difficulty=2, minutes=8,
+    secret=_secret_merge, reference=merge,
     mutants={
-        "the scale is missing: the branch is multiplied by alpha / r": (
-            lambda W, A, B, alpha: (W.float() + B @ A).to(W.dtype)
-        ),
+        "the scale is missing: the branch is multiplied by alpha / r":
+            lambda W, A, B, alpha: (W.float() + B @ A).to(W.dtype),
         "the scale is alpha / r, not alpha": lambda W, A, B, alpha: (W.float() + alpha * B @ A).to(W.dtype),
-        "this is the update alone: the merged layer must do what W does as well": (
-            lambda W, A, B, alpha: (alpha / len(A) * B @ A).to(W.dtype)
-        ),
-        "the update is subtracted: that is how one takes it out again": (lambda W, A, B, alpha: merge(W, -A, B, alpha)),
-        "it comes back in float32: a layer of a model in bfloat16 needs a weight in bfloat16": (
-            lambda W, A, B, alpha: W.float() + alpha / len(A) * B @ A
-        ),
-        "the update is rounded to bfloat16, and then the sum once more: add in float32, round at the end": (
-            lambda W, A, B, alpha: W + (alpha / len(A) * (B.float() @ A.float())).to(W.dtype)
-        ),
-        "the product B A is rounded to bfloat16 before it is scaled: add in float32, round at the end": (
-            lambda W, A, B, alpha: W + alpha / len(A) * (B @ A).to(W.dtype)
-        ),
-        "A and B are rounded to bfloat16 before they are multiplied: add in float32, round at the end": (
-            lambda W, A, B, alpha: W + alpha / len(A) * (B.to(W.dtype) @ A.to(W.dtype))
-        ),
+        "this is the update alone: the merged layer must do what W does as well":
+            lambda W, A, B, alpha: (alpha / len(A) * B @ A).to(W.dtype),
+        "the update is subtracted: that is how one takes it out again": lambda W, A, B, alpha: merge(W, -A, B, alpha),
+        "it comes back in float32: a layer of a model in bfloat16 needs a weight in bfloat16":
+            lambda W, A, B, alpha: W.float() + alpha / len(A) * B @ A,
+        "the update is rounded to bfloat16, and then the sum once more: add in float32, round at the end":
+            lambda W, A, B, alpha: W + (alpha / len(A) * (B.float() @ A.float())).to(W.dtype),
+        "the product B A is rounded to bfloat16 before it is scaled: add in float32, round at the end":
+            lambda W, A, B, alpha: W + alpha / len(A) * (B @ A).to(W.dtype),
+        "A and B are rounded to bfloat16 before they are multiplied: add in float32, round at the end":
+            lambda W, A, B, alpha: W + alpha / len(A) * (B.to(W.dtype) @ A.to(W.dtype)),
     },
-    kinds=2,
-    dtype=True,
-)
+    kinds=2, dtype=True,
+)  # fmt: skip
 
 
 # lora-estimate --------------------------------------------------------------------------------------------
@@ -237,32 +205,21 @@ def estimate(layers: int, hidden: int, kv: int, r: int) -> int:
 
 
 ESTIMATE = Numeric(
-    id="lora-estimate",
-    points=1,
-    difficulty=2,
-    minutes=5,
-    given=("layers", "hidden", "kv", "r"),
-    secret=_model,
-    reference=estimate,
+    id="lora-estimate", points=1, difficulty=2, minutes=5,
+    given=("layers", "hidden", "kv", "r"), secret=_model, reference=estimate,
     mutants={
-        "the value matrix is narrower: its d_out is kv, not hidden": (
-            lambda layers, hidden, kv, r: layers * r * 4 * hidden
-        ),
-        "this is one layer; every layer has its own A and B": (lambda layers, hidden, kv, r: r * (3 * hidden + kv)),
-        "this is the query matrices alone, or all A without B: both matrices have both": (
-            lambda layers, hidden, kv, r: layers * r * 2 * hidden
-        ),
-        "these are the value matrices alone; the query matrices have A and B too": (
-            lambda layers, hidden, kv, r: layers * r * (hidden + kv)
-        ),
-        "a query matrix is hidden wide on both sides: A and B have r * hidden numbers each": (
-            lambda layers, hidden, kv, r: layers * r * (2 * hidden + kv)
-        ),
-        "these are the frozen matrices; A and B are what trains": (
-            lambda layers, hidden, kv, r: layers * hidden * (hidden + kv)
-        ),
-        "these are the bytes in fp32; the question is how many parameters": (
-            lambda layers, hidden, kv, r: 4 * layers * r * (3 * hidden + kv)
-        ),
+        "the value matrix is narrower: its d_out is kv, not hidden":
+            lambda layers, hidden, kv, r: layers * r * 4 * hidden,
+        "this is one layer; every layer has its own A and B": lambda layers, hidden, kv, r: r * (3 * hidden + kv),
+        "this is the query matrices alone, or all A without B: both matrices have both":
+            lambda layers, hidden, kv, r: layers * r * 2 * hidden,
+        "these are the value matrices alone; the query matrices have A and B too":
+            lambda layers, hidden, kv, r: layers * r * (hidden + kv),
+        "a query matrix is hidden wide on both sides: A and B have r * hidden numbers each":
+            lambda layers, hidden, kv, r: layers * r * (2 * hidden + kv),
+        "these are the frozen matrices; A and B are what trains":
+            lambda layers, hidden, kv, r: layers * hidden * (hidden + kv),
+        "these are the bytes in fp32; the question is how many parameters":
+            lambda layers, hidden, kv, r: 4 * layers * r * (3 * hidden + kv),
     },
-)
+)  # fmt: skip

@@ -158,23 +158,17 @@ def _swapped(load: Any, names: list[str], ids: Tensor, mask: Tensor, targets: Te
 #: (block, matrix) of every layer that is trained.
 _MATRICES = [(i, matrix) for i in (3, 4, 5) for matrix in ("query", "value")]
 TRAIN = Training(
-    id="lora-train",
-    points=4,
-    difficulty=4,
-    minutes=22,
-    seconds=120,
-    reached="on new sentences it closes {:.0%} of the distance",
-    pose=_pose,
+    id="lora-train", points=4, difficulty=4, minutes=22,
+    seconds=120, reached="on new sentences it closes {:.0%} of the distance", pose=_pose,
     fair=lambda load, names, ids, mask, targets, r, alpha: _trained(
         load, names, ids, mask, targets, r, alpha / r, steps=24
     ),
     score=_score,
     mutants={
-        "every B is still 0, as at the start: nothing was trained": (
+        "every B is still 0, as at the start: nothing was trained":
             lambda load, names, ids, mask, targets, r, alpha: _trained(
                 load, names, ids, mask, targets, r, alpha / r, steps=0
-            )
-        ),
+            ),
         "A and B have changed places: A is (r, d_in), B is (d_out, r)": _swapped,
         # After hardly a step, so that the one that moves cannot close by itself what is asked for.
         _never_moved([f"bert.encoder.layer.{i}.attention.self.{m}" for i, m in _MATRICES[:-1]], len(_MATRICES)): (
@@ -182,8 +176,7 @@ TRAIN = Training(
                 load, names, ids, mask, targets, r, alpha / r, steps=1, late=True, rate=1e-4
             )
         ),
-        "without the scale it would be nearer: the branch that you train must be multiplied by alpha / r": (
-            lambda load, names, ids, mask, targets, r, alpha: _trained(load, names, ids, mask, targets, r, 1.0)
-        ),
+        "without the scale it would be nearer: the branch that you train must be multiplied by alpha / r":
+            lambda load, names, ids, mask, targets, r, alpha: _trained(load, names, ids, mask, targets, r, 1.0),
     },
-)
+)  # fmt: skip

@@ -84,12 +84,8 @@ def _secret_block(draw: Draw) -> Sizes:
 
 
 BLOCK = _Block(
-    id="memory-block",
-    points=5,
-    difficulty=4,
-    minutes=20,
-    secret=_secret_block,
-    reference=block,
+    id="memory-block", points=5, difficulty=4, minutes=20,
+    secret=_secret_block, reference=block,
     mutants={
         "these are numbers; in fp32 each takes 4 bytes": lambda *sizes: block(*sizes) // 4,
         "this is one row of the batch": lambda rows, *sizes: block(1, *sizes),
@@ -98,12 +94,11 @@ BLOCK = _Block(
             for width, (right, _, often) in _EACH.items()
             for more in often
         },
-        "the attention weights, seq numbers for each token and head, are what the fused kernel does not keep": (
-            lambda rows, seq, d, d_q, heads, f: block(rows, seq, d, d_q, heads, f) + 4 * rows * seq * seq * heads
-        ),
+        "the attention weights, seq numbers for each token and head, are what the fused kernel does not keep":
+            lambda rows, seq, d, d_q, heads, f: block(rows, seq, d, d_q, heads, f) + 4 * rows * seq * seq * heads,
     },
     tolerance=0.0,
-)
+)  # fmt: skip
 
 
 # memory-checkpoint ----------------------------------------------------------------------------------------
@@ -173,29 +168,20 @@ def _secret_checkpoint(draw: Draw) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 CHECKPOINT = Exercise(
-    id="memory-checkpoint",
-    points=4,
-    difficulty=4,
-    minutes=15,
-    secret=_secret_checkpoint,
-    reference=_checkpointed(Recompute),
-    part=Recompute,
+    id="memory-checkpoint", points=4, difficulty=4, minutes=15,
+    secret=_secret_checkpoint, reference=_checkpointed(Recompute), part=Recompute,
     mutants={
-        "the weights inside get no gradient: carry g through the second run with y.backward(g)": (
-            _checkpointed(_going_back(_of_x_alone))
-        ),
-        "the gradient that arrives, g, is not used": (
-            _checkpointed(_going_back(lambda ctx, g: Recompute.backward(ctx, torch.ones_like(g))))
-        ),
+        "the weights inside get no gradient: carry g through the second run with y.backward(g)":
+            _checkpointed(_going_back(_of_x_alone)),
+        "the gradient that arrives, g, is not used":
+            _checkpointed(_going_back(lambda ctx, g: Recompute.backward(ctx, torch.ones_like(g)))),
         "the graph of the first run is kept, and with it all that was to be saved": _checkpointed(_Keeping),
-        "the gradient ends here: hand x's on to what stands before the block": (
-            _checkpointed(_going_back(lambda ctx, g: (Recompute.backward(ctx, g)[0], None)))
-        ),
-        "x gets its gradient twice: detach x before the second run": (
-            _checkpointed(_going_back(lambda ctx, g: (None, 2 * Recompute.backward(ctx, g)[1])))
-        ),
+        "the gradient ends here: hand x's on to what stands before the block":
+            _checkpointed(_going_back(lambda ctx, g: (Recompute.backward(ctx, g)[0], None))),
+        "x gets its gradient twice: detach x before the second run":
+            _checkpointed(_going_back(lambda ctx, g: (None, 2 * Recompute.backward(ctx, g)[1]))),
     },
-)
+)  # fmt: skip
 
 
 # memory-sharded -------------------------------------------------------------------------------------------
@@ -216,37 +202,28 @@ def _secret_sharded(draw: Draw) -> tuple[float, float, float, int, int]:
 
 
 SHARDED = Exercise(
-    id="memory-sharded",
-    points=2,
-    difficulty=3,
-    minutes=8,
-    secret=_secret_sharded,
-    reference=sharded,
+    id="memory-sharded", points=2, difficulty=3, minutes=8,
+    secret=_secret_sharded, reference=sharded,
     mutants={
-        "this splits everything at every stage; that is stage 3 only": (lambda w, g, o, n, stage: (w + g + o) / n),
-        "what a stage does not split is still there, whole, on every GPU": (
-            lambda w, g, o, n, stage: o / n + (g / n if stage >= 2 else 0) + (w / n if stage >= 3 else 0)
-        ),
-        "nothing is split here: this is plain data parallel training": (lambda w, g, o, n, stage: w + g + o),
-        "one stage behind: stage 1 already splits the optimizer": (
-            lambda w, g, o, n, stage: sharded(w, g, o, n, stage - 1)
-        ),
+        "this splits everything at every stage; that is stage 3 only": lambda w, g, o, n, stage: (w + g + o) / n,
+        "what a stage does not split is still there, whole, on every GPU":
+            lambda w, g, o, n, stage: o / n + (g / n if stage >= 2 else 0) + (w / n if stage >= 3 else 0),
+        "nothing is split here: this is plain data parallel training": lambda w, g, o, n, stage: w + g + o,
+        "one stage behind: stage 1 already splits the optimizer":
+            lambda w, g, o, n, stage: sharded(w, g, o, n, stage - 1),
         "the wrong way round: the optimizer is split first, as a card needs that of its own weights only; the "
         "weights last": lambda w, g, o, n, stage: sharded(o, g, w, n, stage),
-        "the optimizer is split before the gradients: stage 1 splits its states, stage 2 the gradients as well": (
-            lambda w, g, o, n, stage: sharded(w, o, g, n, stage)
-        ),
-        "each stage splits one part more, and goes on splitting those of the stages before": (
+        "the optimizer is split before the gradients: stage 1 splits its states, stage 2 the gradients as well":
+            lambda w, g, o, n, stage: sharded(w, o, g, n, stage),
+        "each stage splits one part more, and goes on splitting those of the stages before":
             lambda w, g, o, n, stage: (
                 w / (n if stage == 3 else 1) + g / (n if stage == 2 else 1) + o / (n if stage == 1 else 1)
-            )
-        ),
-        "this is the sum over all GPUs; asked for is one of them": (
-            lambda w, g, o, n, stage: n * sharded(w, g, o, n, stage)
-        ),
+            ),
+        "this is the sum over all GPUs; asked for is one of them":
+            lambda w, g, o, n, stage: n * sharded(w, g, o, n, stage),
     },
     kinds=4,
-)
+)  # fmt: skip
 
 
 # memory-plan ----------------------------------------------------------------------------------------------
@@ -335,20 +312,16 @@ def _to_spare(bills: Sequence[Bill], cards: int, size: float, score: Score) -> P
 
 #: Plans that fit and are worth too little, each with what is wrong with it.
 _POOR: dict[str, Callable[..., Plan]] = {
-    "everything is divided here: at stage 3 the weights travel too, and a lower stage may be worth more": _planned(
-        stages=(3,)
-    ),
-    "this takes the plan with the most sequences; look at the score, which counts what they cost as well": _planned(
-        best=lambda plan, score: plan[2]
-    ),
-    "this takes each setting at the first stage at which it fits; a higher one leaves room for more sequences": (
-        _planned(lowest=True)
-    ),
+    "everything is divided here: at stage 3 the weights travel too, and a lower stage may be worth more":
+        _planned(stages=(3,)),
+    "this takes the plan with the most sequences; look at the score, which counts what they cost as well":
+        _planned(best=lambda plan, score: plan[2]),
+    "this takes each setting at the first stage at which it fits; a higher one leaves room for more sequences":
+        _planned(lowest=True),
     "this takes the first setting that fits; another one may be worth more": _planned(best=lambda plan, score: 0),
-    "this gives each card one sequence: where there is room for more, the cards wait less for each of them": (
-        _planned(most=lambda *given: min(1, _room(*given)))
-    ),
-}
+    "this gives each card one sequence: where there is room for more, the cards wait less for each of them":
+        _planned(most=lambda *given: min(1, _room(*given))),
+}  # fmt: skip
 
 
 def _worth_enough(compare: Comparison, given: Any, case: Any, own: Any) -> str | None:
@@ -431,27 +404,19 @@ def _planning(draw: Draw) -> Case:
 
 
 PLAN = Exercise(
-    judge=_worth_enough,
-    id="memory-plan",
-    points=3,
-    difficulty=3,
-    minutes=12,
-    secret=_planning,
-    reference=plan,
+    id="memory-plan", points=3, difficulty=3, minutes=12,
+    secret=_planning, reference=plan, judge=_worth_enough,
     mutants={
         **_POOR,
-        "where not even one sequence has room, that setting does not fit at that stage: leave it out": (
-            _planned(most=_one_at_least)
-        ),
+        "where not even one sequence has room, that setting does not fit at that stage: leave it out":
+            _planned(most=_one_at_least),
         "activations are not divided: each card computes sequences of its own": _divided,
-        "the activations alone fill the card here; the model's part lies there as well": (
-            _planned(most=lambda bill, cards, stage, size: math.floor(size / bill[4]))
-        ),
-        "this compares with the memory of all cards together; what lies on one card has to fit into one": (
-            lambda bills, cards, size, score: plan(bills, cards, cards * size, score)
-        ),
+        "the activations alone fill the card here; the model's part lies there as well":
+            _planned(most=lambda bill, cards, stage, size: math.floor(size / bill[4])),
+        "this compares with the memory of all cards together; what lies on one card has to fit into one":
+            lambda bills, cards, size, score: plan(bills, cards, cards * size, score),
         "these are the bytes on all cards together; asked are those on one": _of_all_cards,
         "these are the bytes that are left on a card; asked are those that are needed": _to_spare,
     },
     kinds=3,
-)
+)  # fmt: skip

@@ -32,35 +32,24 @@ def _codes(draw: Draw) -> tuple[Tensor, Tensor, Tensor, int]:
 
 
 UNPACK = Exercise(
-    id="qlora-unpack",
-    points=2,
-    difficulty=2,
-    minutes=10,
-    secret=_codes,
-    reference=unpack,
+    id="qlora-unpack", points=2, difficulty=2, minutes=10,
+    secret=_codes, reference=unpack,
     mutants={
-        "the levels lie between -1 and 1: each block still has to be multiplied by its absmax": (
-            lambda codes, table, absmax, block: table[codes]
-        ),
-        "absmax runs along the columns; it belongs to blocks of the flattened weight, one row of blocks each": (
-            lambda codes, table, absmax, block: table[codes] * absmax[: codes.shape[1]]
-        ),
-        "the scales change from weight to weight; each belongs to a whole block, so many weights in a row": (
-            lambda codes, table, absmax, block: (table[codes].flatten() * absmax.repeat(block)).reshape(codes.shape)
-        ),
-        "a code is no number but an index: look it up in the table": (
-            lambda codes, table, absmax, block: unpack(codes, torch.arange(16, dtype=torch.float64), absmax, block)
-        ),
-        "this divides by absmax; dividing was done when the weight was quantized, now multiply": (
-            lambda codes, table, absmax, block: unpack(codes, table, 1 / absmax, block)
-        ),
-        "the blocks run down the columns here; the weight is flattened row by row": (
-            lambda codes, table, absmax, block: unpack(codes.T.contiguous(), table, absmax, block).T
-        ),
+        "the levels lie between -1 and 1: each block still has to be multiplied by its absmax":
+            lambda codes, table, absmax, block: table[codes],
+        "absmax runs along the columns; it belongs to blocks of the flattened weight, one row of blocks each":
+            lambda codes, table, absmax, block: table[codes] * absmax[: codes.shape[1]],
+        "the scales change from weight to weight; each belongs to a whole block, so many weights in a row":
+            lambda codes, table, absmax, block: (table[codes].flatten() * absmax.repeat(block)).reshape(codes.shape),
+        "a code is no number but an index: look it up in the table":
+            lambda codes, table, absmax, block: unpack(codes, torch.arange(16, dtype=torch.float64), absmax, block),
+        "this divides by absmax; dividing was done when the weight was quantized, now multiply":
+            lambda codes, table, absmax, block: unpack(codes, table, 1 / absmax, block),
+        "the blocks run down the columns here; the weight is flattened row by row":
+            lambda codes, table, absmax, block: unpack(codes.T.contiguous(), table, absmax, block).T,
     },
-    tolerance=1e-8,
-    kinds=2,
-)
+    tolerance=1e-8, kinds=2,
+)  # fmt: skip
 
 
 # qlora-backward -------------------------------------------------------------------------------------------
@@ -84,37 +73,26 @@ def _wrong_gradients(change: Callable[..., tuple[Tensor, Tensor, Tensor]]) -> Ca
 
 
 BACKWARD = Exercise(
-    id="qlora-backward",
-    points=4,
-    difficulty=4,
-    minutes=20,
-    secret=_gradients,
-    reference=backward,
+    id="qlora-backward", points=4, difficulty=4, minutes=20,
+    secret=_gradients, reference=backward,
     mutants={
-        "dx: the way through the frozen weight is missing: W gets no gradient, but passes one on": (
-            _wrong_gradients(lambda dx, dA, dB, g, W, **_: (dx - g @ W, dA, dB))
-        ),
-        "dx: the way through the adapter is missing": (_wrong_gradients(lambda dx, dA, dB, g, W, **_: (g @ W, dA, dB))),
-        "dx: W is met the wrong way round: forward is x W^T, backward is g W": (
-            lambda g, x, W, A, B, s: (g @ W.T + s * (g @ B) @ A, *backward(g, x, W, A, B, s)[1:])
-        ),
-        "the factor s is missing: the adapter's output is scaled by it, so every gradient of its way is too": (
-            lambda g, x, W, A, B, s: backward(g, x, W, A, B, 1.0)
-        ),
-        "dA and dB: the factor s is missing": (_wrong_gradients(lambda dx, dA, dB, s, **_: (dx, dA / s, dB / s))),
-        "dx: s scales the adapter's way alone, not the way through W": (
-            _wrong_gradients(lambda dx, dA, dB, g, W, s, **_: (dx + (s - 1) * g @ W, dA, dB))
-        ),
-        "dA and dB are transposed: each has the shape of its matrix": (
-            _wrong_gradients(lambda dx, dA, dB, **_: (dx, dA.T, dB.T))
-        ),
-        "dA and dB are in each other's place: return dx, dA, dB": (
-            _wrong_gradients(lambda dx, dA, dB, **_: (dx, dB, dA))
-        ),
+        "dx: the way through the frozen weight is missing: W gets no gradient, but passes one on":
+            _wrong_gradients(lambda dx, dA, dB, g, W, **_: (dx - g @ W, dA, dB)),
+        "dx: the way through the adapter is missing": _wrong_gradients(lambda dx, dA, dB, g, W, **_: (g @ W, dA, dB)),
+        "dx: W is met the wrong way round: forward is x W^T, backward is g W":
+            lambda g, x, W, A, B, s: (g @ W.T + s * (g @ B) @ A, *backward(g, x, W, A, B, s)[1:]),
+        "the factor s is missing: the adapter's output is scaled by it, so every gradient of its way is too":
+            lambda g, x, W, A, B, s: backward(g, x, W, A, B, 1.0),
+        "dA and dB: the factor s is missing": _wrong_gradients(lambda dx, dA, dB, s, **_: (dx, dA / s, dB / s)),
+        "dx: s scales the adapter's way alone, not the way through W":
+            _wrong_gradients(lambda dx, dA, dB, g, W, s, **_: (dx + (s - 1) * g @ W, dA, dB)),
+        "dA and dB are transposed: each has the shape of its matrix":
+            _wrong_gradients(lambda dx, dA, dB, **_: (dx, dA.T, dB.T)),
+        "dA and dB are in each other's place: return dx, dA, dB":
+            _wrong_gradients(lambda dx, dA, dB, **_: (dx, dB, dA)),
     },
-    tolerance=1e-8,
-    kinds=2,
-)
+    tolerance=1e-8, kinds=2,
+)  # fmt: skip
 
 
 # qlora-bytes ----------------------------------------------------------------------------------------------
@@ -135,44 +113,32 @@ def _base_bits(bits: float) -> Callable[..., float]:
 
 
 BYTES = Exercise(
-    id="qlora-bytes",
-    points=2,
-    difficulty=2,
-    minutes=10,
-    secret=_sizes,
-    reference=total_bytes,
+    id="qlora-bytes", points=2, difficulty=2, minutes=10,
+    secret=_sizes, reference=total_bytes,
     mutants={
         "the scales are missing: a weight costs a little more than 4 bits": _base_bits(4),
         "this is without double quantization: one fp32 scale for 64 weights, 4.5 bits": _base_bits(4.5),
         "the scales of the scales are missing: 32 bits for 64 · 256 weights": _base_bits(4.125),
         "4.127 bits are rounded, and here every byte counts: 4 + 8/64 + 32/(64 · 256)": _base_bits(4.127),
-        "A and B are counted as weights only; they have gradients and two moments as well": (
-            lambda in_codes, dense, trained: total_bytes(in_codes, dense, 0) + 4 * trained
-        ),
-        "12 bytes are counted for each number of A and B; weight, gradient and two moments are 4 times 4": (
-            lambda in_codes, dense, trained: total_bytes(in_codes, dense, 0) + 12 * trained
-        ),
-        "the weights of A and B take 16 bits here; they are in 32, as their gradients and moments": (
-            lambda in_codes, dense, trained: total_bytes(in_codes, dense, 0) + 14 * trained
-        ),
-        "A and B take 16 bits here; weight, gradient and moments are in 32": (
-            lambda in_codes, dense, trained: total_bytes(in_codes, dense, 0) + 8 * trained
-        ),
-        "what stays dense takes 4 bytes here; the model is in 16 bits, so 2": (
-            lambda in_codes, dense, trained: total_bytes(in_codes, 2 * dense, trained)
-        ),
-        "embeddings and norms are counted in 4 bits, too; they stay in 16": (
-            lambda in_codes, dense, trained: total_bytes(in_codes + dense, 0, trained)
-        ),
-        "these are bits; 8 of them are a byte": (
-            lambda in_codes, dense, trained: 8 * total_bytes(in_codes, dense, trained)
-        ),
-        "gradients and moments are counted for frozen weights; only A and B have them": (
-            lambda in_codes, dense, trained: total_bytes(in_codes, dense, trained) + 12 * (in_codes + dense)
-        ),
+        "A and B are counted as weights only; they have gradients and two moments as well":
+            lambda in_codes, dense, trained: total_bytes(in_codes, dense, 0) + 4 * trained,
+        "12 bytes are counted for each number of A and B; weight, gradient and two moments are 4 times 4":
+            lambda in_codes, dense, trained: total_bytes(in_codes, dense, 0) + 12 * trained,
+        "the weights of A and B take 16 bits here; they are in 32, as their gradients and moments":
+            lambda in_codes, dense, trained: total_bytes(in_codes, dense, 0) + 14 * trained,
+        "A and B take 16 bits here; weight, gradient and moments are in 32":
+            lambda in_codes, dense, trained: total_bytes(in_codes, dense, 0) + 8 * trained,
+        "what stays dense takes 4 bytes here; the model is in 16 bits, so 2":
+            lambda in_codes, dense, trained: total_bytes(in_codes, 2 * dense, trained),
+        "embeddings and norms are counted in 4 bits, too; they stay in 16":
+            lambda in_codes, dense, trained: total_bytes(in_codes + dense, 0, trained),
+        "these are bits; 8 of them are a byte":
+            lambda in_codes, dense, trained: 8 * total_bytes(in_codes, dense, trained),
+        "gradients and moments are counted for frozen weights; only A and B have them":
+            lambda in_codes, dense, trained: total_bytes(in_codes, dense, trained) + 12 * (in_codes + dense),
     },
     tolerance=1e-6,
-)
+)  # fmt: skip
 
 
 # qlora-plan -----------------------------------------------------------------------------------------------
@@ -242,38 +208,28 @@ plan = _fastest()
 _copied_for_every_row = _fastest(lambda plan, unpack, copy: row_time(plan, unpack, plan[0] * copy))
 _POOR: dict[str, Callable[..., Answer]] = {
     "this fills the card to the end; the driver takes some of it, so leave 1 GiB": _fastest(spare=0),
-    "this is the plan with the fastest step; asked is the time of a row, a step's divided by its rows": _fastest(
-        of_a_step=True
-    ),
-    "checkpointing is always on: it lets more rows in, and each of them costs three products, not two": _fastest(
-        tried=lambda plan: plan[2]
-    ),
-    "checkpointing is never on: more rows fit with it, and they share the unpacking": _fastest(
-        tried=lambda plan: not plan[2]
-    ),
-    "the states never leave the card or shrink: the room that they leave can hold more rows": _fastest(
-        tried=lambda plan: plan[1] == "adamw"
-    ),
-    "the states are always paged out: copying them costs time, and a plan that keeps them may fit": _fastest(
-        tried=lambda plan: plan[1] == "paged_adamw"
-    ),
-    "the states are never paged out: 8-bit states keep a quarter of them on the card": _fastest(
-        tried=lambda plan: plan[1] != "paged_adamw"
-    ),
+    "this is the plan with the fastest step; asked is the time of a row, a step's divided by its rows":
+        _fastest(of_a_step=True),
+    "checkpointing is always on: it lets more rows in, and each of them costs three products, not two":
+        _fastest(tried=lambda plan: plan[2]),
+    "checkpointing is never on: more rows fit with it, and they share the unpacking":
+        _fastest(tried=lambda plan: not plan[2]),
+    "the states never leave the card or shrink: the room that they leave can hold more rows":
+        _fastest(tried=lambda plan: plan[1] == "adamw"),
+    "the states are always paged out: copying them costs time, and a plan that keeps them may fit":
+        _fastest(tried=lambda plan: plan[1] == "paged_adamw"),
+    "the states are never paged out: 8-bit states keep a quarter of them on the card":
+        _fastest(tried=lambda plan: plan[1] != "paged_adamw"),
     "`copy` is there once a step, whatever its rows: of a row's time it is copy / rows": _copied_for_every_row,
-    "a frozen weight takes a product forward and one for its input's gradient, and gets no gradient of its own": (
-        _by_a_rule(lambda batch, again, unpack: (4 if again else 3) * (1 + unpack / batch))
-    ),
-    "checkpointing repeats the product of the forward pass alone: 3 a row, not 4": (
-        _by_a_rule(lambda batch, again, unpack: (4 if again else 2) * (1 + unpack / batch))
-    ),
-    "the weights are unpacked for each product, since none is kept from the one before": (
-        _by_a_rule(lambda batch, again, unpack: (3 if again else 2) + unpack / batch)
-    ),
-    "the rows of a batch share the unpacking: of a row's time it is unpack / rows": (
-        _by_a_rule(lambda batch, again, unpack: (3 if again else 2) * (1 + unpack))
-    ),
-}
+    "a frozen weight takes a product forward and one for its input's gradient, and gets no gradient of its own":
+        _by_a_rule(lambda batch, again, unpack: (4 if again else 3) * (1 + unpack / batch)),
+    "checkpointing repeats the product of the forward pass alone: 3 a row, not 4":
+        _by_a_rule(lambda batch, again, unpack: (4 if again else 2) * (1 + unpack / batch)),
+    "the weights are unpacked for each product, since none is kept from the one before":
+        _by_a_rule(lambda batch, again, unpack: (3 if again else 2) + unpack / batch),
+    "the rows of a batch share the unpacking: of a row's time it is unpack / rows":
+        _by_a_rule(lambda batch, again, unpack: (3 if again else 2) * (1 + unpack)),
+}  # fmt: skip
 
 
 def _fast_enough(compare: Comparison, given: Any, case: Any, own: Any) -> str | None:
@@ -329,16 +285,9 @@ def _card(draw: Draw) -> Case:
 
 
 PLAN = Exercise(
-    judge=_fast_enough,
-    id="qlora-plan",
-    points=4,
-    difficulty=3,
-    minutes=20,
-    secret=_card,
-    reference=plan,
-    mutants=_POOR,
-    kinds=3,
-)
+    id="qlora-plan", points=4, difficulty=3, minutes=20,
+    secret=_card, reference=plan, mutants=_POOR, kinds=3, judge=_fast_enough,
+)  # fmt: skip
 
 
 # qlora-noise ----------------------------------------------------------------------------------------------
@@ -379,45 +328,33 @@ def _wrong_chance(chance: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) ->
 
 
 NOISE = Exercise(
-    id="qlora-noise",
-    points=2,
-    difficulty=3,
-    minutes=10,
-    secret=_between,
-    reference=noise,
+    id="qlora-noise", points=2, difficulty=3, minutes=10,
+    secret=_between, reference=noise,
     mutants={
-        "u has no say here: the nearest level sends a small update back whatever u is": (
-            _wrong_chance(lambda below, above, place, u: place > 0.5)
-        ),
-        "the chances are swapped: a number close to its lower level goes there most of the time": (
-            _wrong_chance(lambda below, above, place, u: u < 1 - place)
-        ),
-        "the chance is right, but it is a small u that goes up": (
-            _wrong_chance(lambda below, above, place, u: u > 1 - place)
-        ),
-        "a coin decides here; the nearer of the two levels must be the more likely one": (
-            _wrong_chance(lambda below, above, place, u: u < 0.5)
-        ),
-        "the chance is the distance from the lower level; divide it by the distance of the two levels": (
-            _wrong_chance(lambda below, above, place, u: u < place * (above - below))
-        ),
+        "u has no say here: the nearest level sends a small update back whatever u is":
+            _wrong_chance(lambda below, above, place, u: place > 0.5),
+        "the chances are swapped: a number close to its lower level goes there most of the time":
+            _wrong_chance(lambda below, above, place, u: u < 1 - place),
+        "the chance is right, but it is a small u that goes up":
+            _wrong_chance(lambda below, above, place, u: u > 1 - place),
+        "a coin decides here; the nearer of the two levels must be the more likely one":
+            _wrong_chance(lambda below, above, place, u: u < 0.5),
+        "the chance is the distance from the lower level; divide it by the distance of the two levels":
+            _wrong_chance(lambda below, above, place, u: u < place * (above - below)),
         "all numbers go to their lower level": lambda M, levels, u: _neighbours(M, levels)[0],
         "this is M again; only levels can be stored": lambda M, levels, u: M.clamp(levels[0], levels[-1]),
-        "these are indices; what is asked for is the levels that they stand for": (
-            lambda M, levels, u: torch.bucketize(noise(M, levels, u), levels)
-        ),
-        "noise of one width is too wide between close levels and too narrow between distant ones": (
+        "these are indices; what is asked for is the levels that they stand for":
+            lambda M, levels, u: torch.bucketize(noise(M, levels, u), levels),
+        "noise of one width is too wide between close levels and too narrow between distant ones":
             lambda M, levels, u: levels[
                 torch.bucketize(M + (0.5 - u) * levels.diff().mean(), (levels[1:] + levels[:-1]) / 2)
-            ]
-        ),
-        "torch.bucketize gives the upper level; the lower one is the one before": (
+            ],
+        "torch.bucketize gives the upper level; the lower one is the one before":
             lambda M, levels, u: torch.where(
                 u < _neighbours(M, levels)[2],
                 levels[torch.bucketize(M, levels).clamp(1, len(levels) - 2) + 1],
                 _neighbours(M, levels)[1],
-            )
-        ),
+            ),
     },
     tolerance=1e-8,
-)
+)  # fmt: skip

@@ -50,43 +50,30 @@ def _secret_blockwise(draw: Draw) -> tuple[Tensor, Tensor, int]:
 
 
 BLOCKWISE = Exercise(
-    id="quantization-blockwise",
-    points=3,
-    difficulty=3,
-    minutes=10,
-    secret=_secret_blockwise,
-    reference=blockwise,
+    id="quantization-blockwise", points=3, difficulty=3, minutes=10,
+    secret=_secret_blockwise, reference=blockwise,
     mutants={
-        "one scale for the whole tensor: each block has its own absmax": (
-            lambda x, code, block: blockwise(x, code, block, scale="tensor")
-        ),
-        "the scale is the largest number, not the largest magnitude: a block may be largest below zero": (
-            lambda x, code, block: blockwise(x, code, block, scale="max")
-        ),
-        "zero mean and unit variance, as the slide has it: NF4 subtracts nothing and divides by the absmax": (
-            lambda x, code, block: blockwise(x, code, block, mean=True, scale="std")
-        ),
-        "the mean of the block is subtracted first; NF4 subtracts nothing": (
-            lambda x, code, block: blockwise(x, code, block, mean=True)
-        ),
-        "this takes the next level above; the nearest one may lie below": (
-            lambda x, code, block: blockwise(x, code, block, to="above")
-        ),
-        "this takes the next level below; the nearest one may lie above": (
-            lambda x, code, block: blockwise(x, code, block, to="below")
-        ),
-        "these are the indices of the levels; what comes back is table[index] times the absmax of the block": (
-            lambda x, code, block: blockwise(x, code, block, give="indices")
-        ),
-        "the two results are in the wrong order: first absmax, then the values": (
-            lambda x, code, block: blockwise(x, code, block)[::-1]
-        ),
-        "the levels are not scaled back: multiply by the absmax of the block": (
-            lambda x, code, block: blockwise(x, code, block, give="levels")
-        ),
+        "one scale for the whole tensor: each block has its own absmax":
+            lambda x, code, block: blockwise(x, code, block, scale="tensor"),
+        "the scale is the largest number, not the largest magnitude: a block may be largest below zero":
+            lambda x, code, block: blockwise(x, code, block, scale="max"),
+        "zero mean and unit variance, as the slide has it: NF4 subtracts nothing and divides by the absmax":
+            lambda x, code, block: blockwise(x, code, block, mean=True, scale="std"),
+        "the mean of the block is subtracted first; NF4 subtracts nothing":
+            lambda x, code, block: blockwise(x, code, block, mean=True),
+        "this takes the next level above; the nearest one may lie below":
+            lambda x, code, block: blockwise(x, code, block, to="above"),
+        "this takes the next level below; the nearest one may lie above":
+            lambda x, code, block: blockwise(x, code, block, to="below"),
+        "these are the indices of the levels; what comes back is table[index] times the absmax of the block":
+            lambda x, code, block: blockwise(x, code, block, give="indices"),
+        "the two results are in the wrong order: first absmax, then the values":
+            lambda x, code, block: blockwise(x, code, block)[::-1],
+        "the levels are not scaled back: multiply by the absmax of the block":
+            lambda x, code, block: blockwise(x, code, block, give="levels"),
     },
     tolerance=1e-9,
-)
+)  # fmt: skip
 
 
 # quantization-normal-float --------------------------------------------------------------------------------
@@ -143,39 +130,30 @@ def _secret_normal_float(draw: Draw) -> tuple[int, float]:
 
 
 NORMAL_FLOAT = Exercise(
-    id="quantization-normal-float",
-    points=4,
-    difficulty=4,
-    minutes=15,
-    secret=_secret_normal_float,
-    reference=normal_float,
+    id="quantization-normal-float", points=4, difficulty=4, minutes=15,
+    secret=_secret_normal_float, reference=normal_float,
     mutants={
-        "the levels are not divided by the largest: they must end at -1 and 1, where the absmax is": (
-            lambda bits, tail: normal_float(bits, tail, divided=False)
-        ),
-        "one level too many: zero has to come out of one half, so there are 2 ** (bits - 1) - 1 negative ones": (
-            lambda bits, tail: normal_float(bits, tail, extra=1)
-        ),
-        "there is no level at zero; a weight of zero must stay zero, so one negative level makes room for it": (
-            lambda bits, tail: normal_float(bits, tail, extra=1, zero=False)
-        ),
-        "one row of steps from 1 - tail to tail misses zero: each side has its own steps, from tail to 1/2": (_one_row),
-        "zero is there twice, once from each side: leave out the quantile of 1/2, and put zero in once": (_two_zeros),
-        "these levels are equally far apart: that is an integer type; equal are the steps of probability": (_uniform),
-        "this is equation 4 of the paper's text, which has no zero; its NF4 is two-sided, with the zero shared": (
-            _midpoints
-        ),
-        "the sides are swapped: more levels are positive than negative": (
-            lambda bits, tail: -normal_float(bits, tail).flip(0)
-        ),
+        "the levels are not divided by the largest: they must end at -1 and 1, where the absmax is":
+            lambda bits, tail: normal_float(bits, tail, divided=False),
+        "one level too many: zero has to come out of one half, so there are 2 ** (bits - 1) - 1 negative ones":
+            lambda bits, tail: normal_float(bits, tail, extra=1),
+        "there is no level at zero; a weight of zero must stay zero, so one negative level makes room for it":
+            lambda bits, tail: normal_float(bits, tail, extra=1, zero=False),
+        "one row of steps from 1 - tail to tail misses zero: each side has its own steps, from tail to 1/2": _one_row,
+        "zero is there twice, once from each side: leave out the quantile of 1/2, and put zero in once": _two_zeros,
+        "these levels are equally far apart: that is an integer type; equal are the steps of probability": _uniform,
+        "this is equation 4 of the paper's text, which has no zero; its NF4 is two-sided, with the zero shared":
+            _midpoints,
+        "the sides are swapped: more levels are positive than negative":
+            lambda bits, tail: -normal_float(bits, tail).flip(0),
         "the levels below are those above with a minus, the outermost left out; they start at the same tail and "
         "have steps of their own": lambda bits, tail: _one_left_out(bits, tail, slice(1, None)),
         "the levels below are those above with a minus, the innermost left out; they are one fewer, so their "
         "steps are wider": lambda bits, tail: _one_left_out(bits, tail, slice(-1)),
-        "the levels are right but not in ascending order": (lambda bits, tail: normal_float(bits, tail, sorted=False)),
+        "the levels are right but not in ascending order": lambda bits, tail: normal_float(bits, tail, sorted=False),
     },
     tolerance=1e-6,
-)
+)  # fmt: skip
 
 
 # quantization-q4-1 ----------------------------------------------------------------------------------------
@@ -202,27 +180,19 @@ def _secret_q4_1(draw: Draw) -> tuple[Tensor]:
 
 
 Q4_1 = Exercise(
-    id="quantization-q4-1",
-    points=3,
-    difficulty=3,
-    minutes=10,
-    secret=_secret_q4_1,
-    reference=q4_1,
+    id="quantization-q4-1", points=3, difficulty=3, minutes=10,
+    secret=_secret_q4_1, reference=q4_1,
     mutants={
-        "the two codes of a byte are taken for neighbours; here the high ones belong to weights 16 to 31": (
-            lambda block: q4_1(block, order="pairs")
-        ),
-        "low and high codes are swapped: the low ones come first": (lambda block: q4_1(block, order="high first")),
+        "the two codes of a byte are taken for neighbours; here the high ones belong to weights 16 to 31":
+            lambda block: q4_1(block, order="pairs"),
+        "low and high codes are swapped: the low ones come first": lambda block: q4_1(block, order="high first"),
         "d and m are swapped: the step d comes first": lambda block: q4_1(block, swapped=True),
-        "8 is subtracted from the codes, as in Q4_0; Q4_1 has a minimum m instead, which code 0 stands for": (
-            lambda block: q4_1(block, offset=8)
-        ),
-        "the minimum m is missing: code 0 stands for m": (
-            lambda block: q4_1(block) - block[2:4].clone().view(torch.float16).float()
-        ),
-        "the high codes are not shifted down: byte >> 4 is a number from 0 to 15, byte & 240 is not": (
-            lambda block: q4_1(block, shift=0)
-        ),
+        "8 is subtracted from the codes, as in Q4_0; Q4_1 has a minimum m instead, which code 0 stands for":
+            lambda block: q4_1(block, offset=8),
+        "the minimum m is missing: code 0 stands for m":
+            lambda block: q4_1(block) - block[2:4].clone().view(torch.float16).float(),
+        "the high codes are not shifted down: byte >> 4 is a number from 0 to 15, byte & 240 is not":
+            lambda block: q4_1(block, shift=0),
         "m is multiplied by d, too: d q + m, not d (q + m)": lambda block: (
             q4_1(block) + (block[:2].view(torch.float16).float() - 1) * block[2:4].view(torch.float16).float()
         ),
@@ -230,6 +200,5 @@ Q4_1 = Exercise(
             q4_1(block) - (block[:2].view(torch.float16).float() + 1) * block[2:4].view(torch.float16).float()
         ),
     },
-    tolerance=1e-6,
-    dtype=True,
-)
+    tolerance=1e-6, dtype=True,
+)  # fmt: skip

@@ -74,11 +74,10 @@ _POOR: dict[str, Callable[..., Tensor]] = {
     "this is NF4, the table to beat: fit the levels to the weights that you are given": lambda x, block: _nf4(),
     "these are equal steps, an integer type: put levels where they save error": _equal,
     "these are quantiles of the normal distribution; look at the weights themselves": _of_the_normal,
-    "each level is used equally often, which is not the same as a small error: the few large weights count most": (
-        _as_many_each
-    ),
+    "each level is used equally often, which is not the same as a small error: the few large weights count most":
+        _as_many_each,
     _UNWEIGHTED: lambda x, block: fitted(x, block, weighted=False),
-}
+}  # fmt: skip
 
 
 def _small_enough(compare: Comparison, given: Any, case: Any, own: Any) -> str | None:
@@ -134,13 +133,6 @@ def _weights(draw: Draw) -> tuple[Tensor, int]:
 
 
 CODEBOOK = Exercise(
-    judge=_small_enough,
-    id="quantization-codebook",
-    points=4,
-    difficulty=4,
-    minutes=20,
-    secret=_weights,
-    reference=fitted,
-    mutants=_POOR,
-    kinds=3,
-)
+    id="quantization-codebook", points=4, difficulty=4, minutes=20,
+    secret=_weights, reference=fitted, mutants=_POOR, kinds=3, judge=_small_enough,
+)  # fmt: skip

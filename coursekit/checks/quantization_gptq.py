@@ -62,42 +62,29 @@ def _secret(draw: Draw) -> tuple[Tensor, Tensor, Tensor]:
 
 
 GPTQ = Exercise(
-    id="quantization-gptq",
-    points=4,
-    difficulty=4,
-    minutes=20,
-    secret=_secret,
-    reference=gptq,
+    id="quantization-gptq", points=4, difficulty=4, minutes=20,
+    secret=_secret, reference=gptq,
     mutants={
-        "this is plain rounding: the later columns do not make up for what is lost": (
-            lambda W, H, step: course.nearest(W, step, MOST)
-        ),
-        "a code lies beyond 7: a weight that has moved needs its limits, too": (
-            lambda W, H, step: _gptq(W, H, step, most=10**9)
-        ),
-        "the later columns move the wrong way: they lose more instead of making up for it": (
-            lambda W, H, step: _gptq(W, H, step, sign=-1)
-        ),
-        "this moves by a row of H; how the others best follow stands in its inverse": (
-            lambda W, H, step: _gptq(W, H, step, rows="H")
-        ),
-        "this is the factor of H; it is the inverse of H that is taken apart": (
-            lambda W, H, step: _gptq(W, H, step, rows="factor of H")
-        ),
-        "the inverse is that of all columns; the rounded ones can no longer move, so leave them out of H first": (
-            lambda W, H, step: _gptq(W, H, step, rows="whole inverse")
-        ),
-        "columns that were rounded already have moved again, off their steps: move the later ones only": (
-            lambda W, H, step: _gptq(W, H, step, rows="every column")
-        ),
-        "what is lost is not divided by the diagonal entry of the inverse": (
-            lambda W, H, step: _gptq(W, H, step, divided=False)
-        ),
-        "what is lost counts from the weight as it has moved by then, not from the one that you were given": (
-            lambda W, H, step: _gptq(W, H, step, lost_of="given")
-        ),
-        "this goes from the last column to the first": (lambda W, H, step: _gptq(W, H, step, backwards=True)),
-        "these are the codes; what comes back is code times step": (lambda W, H, step: _gptq(W, H, step) / step),
+        "this is plain rounding: the later columns do not make up for what is lost":
+            lambda W, H, step: course.nearest(W, step, MOST),
+        "a code lies beyond 7: a weight that has moved needs its limits, too":
+            lambda W, H, step: _gptq(W, H, step, most=10**9),
+        "the later columns move the wrong way: they lose more instead of making up for it":
+            lambda W, H, step: _gptq(W, H, step, sign=-1),
+        "this moves by a row of H; how the others best follow stands in its inverse":
+            lambda W, H, step: _gptq(W, H, step, rows="H"),
+        "this is the factor of H; it is the inverse of H that is taken apart":
+            lambda W, H, step: _gptq(W, H, step, rows="factor of H"),
+        "the inverse is that of all columns; the rounded ones can no longer move, so leave them out of H first":
+            lambda W, H, step: _gptq(W, H, step, rows="whole inverse"),
+        "columns that were rounded already have moved again, off their steps: move the later ones only":
+            lambda W, H, step: _gptq(W, H, step, rows="every column"),
+        "what is lost is not divided by the diagonal entry of the inverse":
+            lambda W, H, step: _gptq(W, H, step, divided=False),
+        "what is lost counts from the weight as it has moved by then, not from the one that you were given":
+            lambda W, H, step: _gptq(W, H, step, lost_of="given"),
+        "this goes from the last column to the first": lambda W, H, step: _gptq(W, H, step, backwards=True),
+        "these are the codes; what comes back is code times step": lambda W, H, step: _gptq(W, H, step) / step,
     },
     tolerance=1e-6,
-)
+)  # fmt: skip

@@ -50,12 +50,7 @@ _WRONG: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 STRAIGHT = Exercise(
-    id="quantization-straight",
-    points=2,
-    difficulty=2,
-    minutes=5,
-    secret=_secret,
-    reference=_seen(straight),
-    part=straight,
+    id="quantization-straight", points=2, difficulty=2, minutes=5,
+    secret=_secret, reference=_seen(straight), part=straight,
     mutants={message: _seen(wrong) for message, wrong in _WRONG.items()},
-)
+)  # fmt: skip

@@ -43,46 +43,32 @@ def _over(rewards: Tensor, spread: Callable[[Tensor], Tensor]) -> Tensor:
 
 
 ADVANTAGES = Exercise(
-    id="reinforcement-advantages",
-    points=3,
-    difficulty=2,
-    minutes=10,
+    id="reinforcement-advantages", points=3, difficulty=2, minutes=10,
     tolerance=4e-3,  # a student's small number may be 1e-3
-    secret=_secret_rewards,
-    reference=lambda rewards: _grpo().group_advantages(rewards),
+    secret=_secret_rewards, reference=lambda rewards: _grpo().group_advantages(rewards),
     mutants={
-        "this is the distance from the mean of all rewards; each answer is compared with its own group": (
-            lambda r: (r - r.mean()) / (r.std(1, keepdim=True) + 1e-4)
-        ),
-        "mean and deviation are those of all rewards; each group has its own": (
-            lambda r: (r - r.mean()) / (r.std() + 1e-4)
-        ),
-        "the groups are the rows; this goes down the columns": (lambda r: (r - r.mean(0)) / (r.std(0) + 1e-4)),
-        "these are distances from the group's mean; count them in standard deviations": (
-            lambda r: r - r.mean(1, keepdim=True)
-        ),
-        "this divides by the variance; the standard deviation is its root": (
-            lambda r: _over(r, lambda x: x.var(1, keepdim=True))
-        ),
-        "this deviation divides by n; take std as torch gives it, with n - 1": (
-            lambda r: _over(r, lambda x: x.std(1, keepdim=True, unbiased=False))
-        ),
+        "this is the distance from the mean of all rewards; each answer is compared with its own group":
+            lambda r: (r - r.mean()) / (r.std(1, keepdim=True) + 1e-4),
+        "mean and deviation are those of all rewards; each group has its own":
+            lambda r: (r - r.mean()) / (r.std() + 1e-4),
+        "the groups are the rows; this goes down the columns": lambda r: (r - r.mean(0)) / (r.std(0) + 1e-4),
+        "these are distances from the group's mean; count them in standard deviations":
+            lambda r: r - r.mean(1, keepdim=True),
+        "this divides by the variance; the standard deviation is its root":
+            lambda r: _over(r, lambda x: x.var(1, keepdim=True)),
+        "this deviation divides by n; take std as torch gives it, with n - 1":
+            lambda r: _over(r, lambda x: x.std(1, keepdim=True, unbiased=False)),
         "a group of equal rewards does not get 0, since rounding can put its mean beside them: add a small number "
-        "to std before you divide": (
-            lambda r: torch.nan_to_num((r - r.mean(1, keepdim=True)) / r.std(1, keepdim=True))
-        ),
-        "a deviation below 1 is not divided by; each group is counted in its own": (
-            lambda r: (r - r.mean(1, keepdim=True)) / r.std(1, keepdim=True).clamp(min=1)
-        ),
-        "this divides by the group's mean; the standard deviation is asked": (
-            lambda r: _over(r, lambda x: x.mean(1, keepdim=True))
-        ),
+        "to std before you divide": lambda r: torch.nan_to_num((r - r.mean(1, keepdim=True)) / r.std(1, keepdim=True)),
+        "a deviation below 1 is not divided by; each group is counted in its own":
+            lambda r: (r - r.mean(1, keepdim=True)) / r.std(1, keepdim=True).clamp(min=1),
+        "this divides by the group's mean; the standard deviation is asked":
+            lambda r: _over(r, lambda x: x.mean(1, keepdim=True)),
         "the sign is wrong: better than the group is positive": lambda r: -_grpo().group_advantages(r),
-        "the mean is not taken off: an answer that is as good as its group has advantage 0": (
-            lambda r: r / (r.std(1, keepdim=True) + 1e-4)
-        ),
+        "the mean is not taken off: an answer that is as good as its group has advantage 0":
+            lambda r: r / (r.std(1, keepdim=True) + 1e-4),
     },
-)
+)  # fmt: skip
 
 
 # reinforcement-clipped ------------------------------------------------------------------------------------
@@ -111,51 +97,34 @@ def _wrong(
 
 
 CLIPPED = Exercise(
-    id="reinforcement-clipped",
-    points=4,
-    difficulty=3,
-    minutes=15,
-    secret=_secret_clipped,
-    reference=lambda *given: _grpo().clipped_loss(*given),
+    id="reinforcement-clipped", points=4, difficulty=3, minutes=15,
+    secret=_secret_clipped, reference=lambda *given: _grpo().clipped_loss(*given),
     mutants={
-        "this takes the larger of the two products; the loss takes the smaller": (
-            _wrong(lambda rho, A, clip: -torch.maximum(rho * A, clip(rho) * A))
-        ),
-        "the sign is wrong: this is what is to grow, and a loss is to fall": (
-            lambda n, o, a, e: -_grpo().clipped_loss(n, o, a, e)
-        ),
-        "this is the clipped product alone: a ratio that has gone the wrong way could never come back": (
-            _wrong(lambda rho, A, clip: -clip(rho) * A)
-        ),
-        "nothing is clipped: beyond 1 ± epsilon a token is to earn nothing more": (
-            _wrong(lambda rho, A, clip: -rho * A)
-        ),
-        "the product is clipped; clip the ratio, then multiply": (
-            _wrong(lambda rho, A, clip: -torch.minimum(rho * A, clip(rho * A)))
-        ),
-        "the advantages lie along the tokens; each answer has one: advantages[:, None]": (
-            _wrong(lambda rho, A, clip: _smaller(rho, A.T, clip))
-        ),
-        "the smaller ratio is not the smaller product: with a negative advantage it is the other one": (
-            _wrong(lambda rho, A, clip: -torch.minimum(rho, clip(rho)) * A)
-        ),
-        "this is the difference of the logarithms; the ratio is its exponential": (
-            _wrong(ratio=lambda logps, old: logps - old)
-        ),
-        "this is a ratio of log-probabilities; that of probabilities is the exponential of their difference": (
-            _wrong(ratio=lambda logps, old: logps / old)
-        ),
-        "the ratio is upside down: the model now, over the model that drew the answer": (
-            lambda n, o, a, e: _grpo().clipped_loss(o, n, a, e)
-        ),
-        "this is one number; leave the tokens apart, (answers, seq)": (
-            lambda n, o, a, e: _grpo().clipped_loss(n, o, a, e).mean()
-        ),
-        "this is one number an answer; leave the tokens apart, (answers, seq)": (
-            lambda n, o, a, e: _grpo().clipped_loss(n, o, a, e).mean(1)
-        ),
+        "this takes the larger of the two products; the loss takes the smaller":
+            _wrong(lambda rho, A, clip: -torch.maximum(rho * A, clip(rho) * A)),
+        "the sign is wrong: this is what is to grow, and a loss is to fall":
+            lambda n, o, a, e: -_grpo().clipped_loss(n, o, a, e),
+        "this is the clipped product alone: a ratio that has gone the wrong way could never come back":
+            _wrong(lambda rho, A, clip: -clip(rho) * A),
+        "nothing is clipped: beyond 1 ± epsilon a token is to earn nothing more": _wrong(lambda rho, A, clip: -rho * A),
+        "the product is clipped; clip the ratio, then multiply":
+            _wrong(lambda rho, A, clip: -torch.minimum(rho * A, clip(rho * A))),
+        "the advantages lie along the tokens; each answer has one: advantages[:, None]":
+            _wrong(lambda rho, A, clip: _smaller(rho, A.T, clip)),
+        "the smaller ratio is not the smaller product: with a negative advantage it is the other one":
+            _wrong(lambda rho, A, clip: -torch.minimum(rho, clip(rho)) * A),
+        "this is the difference of the logarithms; the ratio is its exponential":
+            _wrong(ratio=lambda logps, old: logps - old),
+        "this is a ratio of log-probabilities; that of probabilities is the exponential of their difference":
+            _wrong(ratio=lambda logps, old: logps / old),
+        "the ratio is upside down: the model now, over the model that drew the answer":
+            lambda n, o, a, e: _grpo().clipped_loss(o, n, a, e),
+        "this is one number; leave the tokens apart, (answers, seq)":
+            lambda n, o, a, e: _grpo().clipped_loss(n, o, a, e).mean(),
+        "this is one number an answer; leave the tokens apart, (answers, seq)":
+            lambda n, o, a, e: _grpo().clipped_loss(n, o, a, e).mean(1),
     },
-)
+)  # fmt: skip
 
 
 # reinforcement-parts --------------------------------------------------------------------------------------
@@ -187,36 +156,25 @@ def _in_parts(was: Tensor, now: Tensor, before: Tensor, after: Tensor) -> tuple[
 
 
 PARTS = Exercise(
-    id="reinforcement-parts",
-    points=3,
-    difficulty=2,
-    minutes=10,
-    secret=_secret_parts,
-    reference=_in_parts,
+    id="reinforcement-parts", points=3, difficulty=2, minutes=10,
+    secret=_secret_parts, reference=_in_parts,
     mutants={
         "these are means over each kind's own sums; divide by the number of all sums, so that they add up to the "
         "gain": lambda w, n, b, a: tuple((a - b)[kind].mean().item() for kind in _kinds(w, n)),
-        "these are added up and not divided; the gain is a mean over all sums": (
-            lambda w, n, b, a: _brings(_kinds(w, n), (a - b) * len(w))
-        ),
-        "these are shares of the sums; a kind brings what its draws have gained": (
-            lambda w, n, b, a: _brings(_kinds(w, n), torch.ones_like(b))
-        ),
-        "this counts the draws after the training; what they gained is after - before": (
-            lambda w, n, b, a: _brings(_kinds(w, n), a)
-        ),
+        "these are added up and not divided; the gain is a mean over all sums":
+            lambda w, n, b, a: _brings(_kinds(w, n), (a - b) * len(w)),
+        "these are shares of the sums; a kind brings what its draws have gained":
+            lambda w, n, b, a: _brings(_kinds(w, n), torch.ones_like(b)),
+        "this counts the draws after the training; what they gained is after - before":
+            lambda w, n, b, a: _brings(_kinds(w, n), a),
         "the sign is wrong: a gain is after - before": lambda w, n, b, a: _brings(_kinds(w, n), b - a),
-        "draws that became fewer count as well, with their minus": (
-            lambda w, n, b, a: _brings(_kinds(w, n), (a - b).clamp(min=0))
-        ),
-        "was and now are swapped: found was wrong before and is right now": (
-            lambda w, n, b, a: _brings(_kinds(n, w), a - b)
-        ),
-        "found asks that the likeliest number was wrong before; where it was right already, it is confidence": (
-            lambda w, n, b, a: _brings([n, *_kinds(w, n)[1:]], a - b)
-        ),
-        "lost asks that the likeliest number was right before; where it was wrong already, it is of the others": (
-            lambda w, n, b, a: _brings([~w & n, w & n, ~n, ~w & ~n], a - b)
-        ),
+        "draws that became fewer count as well, with their minus":
+            lambda w, n, b, a: _brings(_kinds(w, n), (a - b).clamp(min=0)),
+        "was and now are swapped: found was wrong before and is right now":
+            lambda w, n, b, a: _brings(_kinds(n, w), a - b),
+        "found asks that the likeliest number was wrong before; where it was right already, it is confidence":
+            lambda w, n, b, a: _brings([n, *_kinds(w, n)[1:]], a - b),
+        "lost asks that the likeliest number was right before; where it was wrong already, it is of the others":
+            lambda w, n, b, a: _brings([~w & n, w & n, ~n, ~w & ~n], a - b),
     },
-)
+)  # fmt: skip

@@ -79,13 +79,8 @@ def _separates(compare: Comparison, given: Any, case: Any, own: Any) -> str | No
 
 
 RULE = Exercise(
-    judge=_separates,
-    id="reinforcement-rule",
-    points=4,
-    difficulty=3,
-    minutes=20,
-    secret=_secret,
-    reference=_of_each(_only_number),
+    id="reinforcement-rule", points=4, difficulty=3, minutes=20,
+    secret=_secret, reference=_of_each(_only_number), judge=_separates,
     mutants={
         "digits inside another number are paid, and so is a list of numbers": _of_each(
             lambda answer, s: str(s) in answer
@@ -111,4 +106,4 @@ RULE = Exercise(
         ),
         "every answer gets the same": _of_each(lambda answer, s: True),
     },
-)
+)  # fmt: skip

@@ -61,58 +61,40 @@ def _found(
 
 
 DIFFERENCE = Exercise(
-    id="ship-difference",
-    points=3,
-    difficulty=2,
-    minutes=12,
-    secret=_secret_difference,
-    reference=difference,
+    id="ship-difference", points=3, difficulty=2, minutes=12,
+    secret=_secret_difference, reference=difference,
     tolerance=1e-4,  # of a single token, in fp32
     mutants={
-        "these are logits, which may all move together without changing any probability": (
-            _found(lambda one, other: (one.softmax(-1) * (one - other)).sum(-1))
-        ),
-        "this is the divergence the other way round: the probabilities of `one` weigh": (
-            _found(lambda one, other: _of_tokens(other, one))
-        ),
-        "the divergence of a token is a sum over the vocabulary; here it is a mean": (
-            _found(lambda one, other: _of_tokens(one, other) / one.shape[-1])
-        ),
-        "this is the mean of all differences; words count by their probability in `one`": (
-            _found(lambda one, other: (one.log_softmax(-1) - other.log_softmax(-1)).abs().mean(-1))
-        ),
-        "the padding counts, which nobody reads": (
-            lambda one, other, mask: difference(one, other, torch.ones_like(mask))
-        ),
-        "the padding counts in the first number, and nobody reads it": (
-            _found(first=lambda tokens, mask: tokens.mean())
-        ),
-        "the sum leaves the padding out, but is divided by all places: divide by the tokens that count": (
-            _found(first=lambda tokens, mask: (tokens * mask).mean())
-        ),
+        "these are logits, which may all move together without changing any probability":
+            _found(lambda one, other: (one.softmax(-1) * (one - other)).sum(-1)),
+        "this is the divergence the other way round: the probabilities of `one` weigh":
+            _found(lambda one, other: _of_tokens(other, one)),
+        "the divergence of a token is a sum over the vocabulary; here it is a mean":
+            _found(lambda one, other: _of_tokens(one, other) / one.shape[-1]),
+        "this is the mean of all differences; words count by their probability in `one`":
+            _found(lambda one, other: (one.log_softmax(-1) - other.log_softmax(-1)).abs().mean(-1)),
+        "the padding counts, which nobody reads":
+            lambda one, other, mask: difference(one, other, torch.ones_like(mask)),
+        "the padding counts in the first number, and nobody reads it": _found(first=lambda tokens, mask: tokens.mean()),
+        "the sum leaves the padding out, but is divided by all places: divide by the tokens that count":
+            _found(first=lambda tokens, mask: (tokens * mask).mean()),
         "these are the divergences of all tokens together; their means are asked": _found(
             first=lambda tokens, mask: tokens[mask.bool()].sum(), second=lambda tokens, mask: _last(tokens, mask).sum()
         ),
-        "the first number is the divergences of all tokens together; their mean is asked": (
-            _found(first=lambda tokens, mask: (tokens * mask).sum())
-        ),
-        "the first number is a mean of the texts' means; each token counts the same, in a short text too": (
-            _found(first=lambda tokens, mask: ((tokens * mask).sum(1) / mask.sum(1)).mean())
-        ),
-        "the last place of a text may be padding: the second number is of the last token that counts": (
-            _found(second=lambda tokens, mask: tokens[:, -1].mean())
-        ),
-        "the second number is of the last text alone; each text has a last token": (
-            _found(second=lambda tokens, mask: tokens[mask.bool()][-1])
-        ),
-        "the second number is of the token before the last: places count from 0, and the last is sum - 1": (
-            _found(second=lambda tokens, mask: _last(tokens, mask, before=2).mean())
-        ),
-        "the second number is a sum over the texts; their mean is asked": (
-            _found(second=lambda tokens, mask: _last(tokens, mask).sum())
-        ),
+        "the first number is the divergences of all tokens together; their mean is asked":
+            _found(first=lambda tokens, mask: (tokens * mask).sum()),
+        "the first number is a mean of the texts' means; each token counts the same, in a short text too":
+            _found(first=lambda tokens, mask: ((tokens * mask).sum(1) / mask.sum(1)).mean()),
+        "the last place of a text may be padding: the second number is of the last token that counts":
+            _found(second=lambda tokens, mask: tokens[:, -1].mean()),
+        "the second number is of the last text alone; each text has a last token":
+            _found(second=lambda tokens, mask: tokens[mask.bool()][-1]),
+        "the second number is of the token before the last: places count from 0, and the last is sum - 1":
+            _found(second=lambda tokens, mask: _last(tokens, mask, before=2).mean()),
+        "the second number is a sum over the texts; their mean is asked":
+            _found(second=lambda tokens, mask: _last(tokens, mask).sum()),
     },
-)
+)  # fmt: skip
 
 
 # ship-sum -------------------------------------------------------------------------------------------------
@@ -168,34 +150,23 @@ def _factors_added(A: Tensors, B: Tensors, s: Numbers, w: Numbers) -> tuple[Tens
 
 
 SUM = Exercise(
-    compare=OfFactors,
-    id="ship-sum",
-    points=4,
-    difficulty=3,
-    minutes=15,
-    secret=_secret_sum,
-    reference=beside,
+    compare=OfFactors, id="ship-sum", points=4, difficulty=3, minutes=15,
+    secret=_secret_sum, reference=beside,
     mutants={
         "the factors are added up, A to A and B to B: their product has cross terms, such as B1 A2": _factors_added,
-        "the factors are added up, each with its weight: cross terms, and weights that count twice": (
-            lambda A, B, s, w: (_factors_added(A, B, s, w)[0], sum(w_t * B_t for B_t, w_t in zip(B, w, strict=True)))
-        ),
-        "the scales are lost: the update of an adapter is s B A": (lambda A, B, s, w: beside(A, B, [1.0] * len(s), w)),
+        "the factors are added up, each with its weight: cross terms, and weights that count twice":
+            lambda A, B, s, w: (_factors_added(A, B, s, w)[0], sum(w_t * B_t for B_t, w_t in zip(B, w, strict=True))),
+        "the scales are lost: the update of an adapter is s B A": lambda A, B, s, w: beside(A, B, [1.0] * len(s), w),
         "the weights are lost": lambda A, B, s, w: beside(A, B, s, [1.0] * len(w)),
-        "the sign of a weight is lost: leave the weight whole, in one of the two": (
-            lambda A, B, s, w: beside(A, B, s, [abs(w_t) for w_t in w])
-        ),
-        "the weights stand in both factors: in their product they are squared": (
-            lambda A, B, s, w: beside(A, B, s, [w_t**2 for w_t in w])
-        ),
-        "the scales stand in both factors: in their product they are squared": (
-            lambda A, B, s, w: beside(A, B, [s_t**2 for s_t in s], w)
-        ),
-        "the weights are divided by their sum: with weight 1 an adapter must come back as it was": (
-            lambda A, B, s, w: beside(A, B, s, [w_t / sum(w) for w_t in w])
-        ),
-        "this is divided by the number of adapters; the weights say how much of each is wanted": (
-            lambda A, B, s, w: beside(A, B, s, [w_t / len(w) for w_t in w])
-        ),
+        "the sign of a weight is lost: leave the weight whole, in one of the two":
+            lambda A, B, s, w: beside(A, B, s, [abs(w_t) for w_t in w]),
+        "the weights stand in both factors: in their product they are squared":
+            lambda A, B, s, w: beside(A, B, s, [w_t**2 for w_t in w]),
+        "the scales stand in both factors: in their product they are squared":
+            lambda A, B, s, w: beside(A, B, [s_t**2 for s_t in s], w),
+        "the weights are divided by their sum: with weight 1 an adapter must come back as it was":
+            lambda A, B, s, w: beside(A, B, s, [w_t / sum(w) for w_t in w]),
+        "this is divided by the number of adapters; the weights say how much of each is wanted":
+            lambda A, B, s, w: beside(A, B, s, [w_t / len(w) for w_t in w]),
     },
-)
+)  # fmt: skip

@@ -112,22 +112,15 @@ def _good_enough(compare: Comparison, given: Any, case: Any, own: Any) -> str | 
 
 
 BLEND = Exercise(
-    judge=_good_enough,
-    id="ship-blend",
-    points=4,
-    difficulty=4,
-    minutes=22,
-    secret=_secret,
-    reference=blended,
+    id="ship-blend", points=4, difficulty=4, minutes=22,
+    secret=_secret, reference=blended, judge=_good_enough,
     mutants={
-        "the inputs are not used: this is the best rank-r matrix for the sum of the updates": (
-            lambda updates, inputs, r: pissa(updates[0] + updates[1], r, 1.0)
-        ),
-        "the inputs are not used, and half of each update is too little": (
-            lambda updates, inputs, r: pissa((updates[0] + updates[1]) / 2, r, 1.0)
-        ),
+        "the inputs are not used: this is the best rank-r matrix for the sum of the updates":
+            lambda updates, inputs, r: pissa(updates[0] + updates[1], r, 1.0),
+        "the inputs are not used, and half of each update is too little":
+            lambda updates, inputs, r: pissa((updates[0] + updates[1]) / 2, r, 1.0),
         "this is the first adapter alone": lambda updates, inputs, r: pissa(updates[0], r, 1.0),
         "this is the second adapter alone": lambda updates, inputs, r: pissa(updates[1], r, 1.0),
-        "this is 0: nothing of either task is kept": (lambda updates, inputs, r: pissa(0 * updates[0], r, 1.0)),
+        "this is 0: nothing of either task is kept": lambda updates, inputs, r: pissa(0 * updates[0], r, 1.0),
     },
-)
+)  # fmt: skip

@@ -104,43 +104,33 @@ def _turned(B: Tensor, heads: int) -> Tensor:
 
 
 GGUF = Exercise(
-    compare=OfFile,
-    id="ship-gguf",
-    points=3,
-    difficulty=3,
-    minutes=11,
+    compare=OfFile, id="ship-gguf", points=3, difficulty=3, minutes=11,
     kinds=2,  # with heads, and without
-    secret=_secret,
-    reference=for_llama_cpp,
+    secret=_secret, reference=for_llama_cpp,
     mutants={
         "the rows are in transformers' order: llama.cpp takes two neighbours for a pair": _with_rows(
             lambda B, heads: B
         ),
-        "the rows change places over all heads together; a row stays in its head": (
-            _with_rows(lambda B, heads: paired(B, min(heads, 1)))
-        ),
+        "the rows change places over all heads together; a row stays in its head":
+            _with_rows(lambda B, heads: paired(B, min(heads, 1))),
         "this is the way back: it puts neighbours half a head apart": _with_rows(
             lambda B, heads: paired(B, heads, back=True)
         ),
         "neighbours are pairs, but in each the row of the second half stands first": _with_rows(_turned),
         "with heads = 0 all rows stay, and here they move": _with_rows(lambda B, heads: paired(B, max(heads, 1))),
-        "the columns of A move: they are the layer's inputs, and the heads are its outputs": (
-            lambda A, B, s, heads: (paired(A.T, heads).T, B, s * len(A))
-        ),
-        "the rows of B are right, but the columns of A move as well, and they are the layer's inputs": (
-            lambda A, B, s, heads: (paired(A.T, heads).T, paired(B, heads), s * len(A))
-        ),
+        "the columns of A move: they are the layer's inputs, and the heads are its outputs":
+            lambda A, B, s, heads: (paired(A.T, heads).T, B, s * len(A)),
+        "the rows of B are right, but the columns of A move as well, and they are the layer's inputs":
+            lambda A, B, s, heads: (paired(A.T, heads).T, paired(B, heads), s * len(A)),
         "alpha is s, which llama.cpp still divides by the rows of A": _with_alpha(lambda A, B, s: s),
-        "alpha is s times the root of the rank, as in the settings of an rsLoRA; llama.cpp knows no root": (
-            _with_alpha(lambda A, B, s: s * len(A) ** 0.5)
-        ),
+        "alpha is s times the root of the rank, as in the settings of an rsLoRA; llama.cpp knows no root":
+            _with_alpha(lambda A, B, s: s * len(A) ** 0.5),
         "alpha is divided by the rows of A, and llama.cpp divides it once more": _with_alpha(
             lambda A, B, s: s / len(A)
         ),
         "alpha counts the rows of B; llama.cpp divides by those of A": _with_alpha(lambda A, B, s: s * len(B)),
         "the scale is lost: llama.cpp adds BA alone": _with_alpha(lambda A, B, s: len(A)),
-        "the scale counts twice: it stands in b, and in alpha too": (
-            lambda A, B, s, heads: (A, s * paired(B, heads), s * len(A))
-        ),
+        "the scale counts twice: it stands in b, and in alpha too":
+            lambda A, B, s, heads: (A, s * paired(B, heads), s * len(A)),
     },
-)
+)  # fmt: skip

@@ -86,39 +86,28 @@ def _shifted(P: Tensor, x: Tensor, mask: Tensor, labels: Tensor) -> tuple[Tensor
 
 
 TRAIN = Exercise(
-    id="soft-prompts-train",
-    points=4,
-    difficulty=3,
-    minutes=15,
-    secret=_secret,
-    reference=train,
+    id="soft-prompts-train", points=4, difficulty=3, minutes=15,
+    secret=_secret, reference=train,
     mutants={
         "the prompt is still the one that came in. It must require a gradient, be what the optimizer has, and "
-        "stand before the text, with 1 in the mask": (lambda load, start, batches, optimizer: start),
-        "gradients add up from batch to batch: call zero_grad() before each backward()": (
-            lambda load, start, batches, optimizer: train(load, start, batches, optimizer, zero=False)
-        ),
-        "the model's weights train along: the optimizer must have the prompt alone": (
-            lambda load, start, batches, optimizer: train(load, start, batches, optimizer, weights=True)
-        ),
-        "the virtual tokens have labels of 0, so the loss asks for token 0 there: give them -100": (
-            lambda load, start, batches, optimizer: train(load, start, batches, optimizer, place=_labelled)
-        ),
-        "the mask is not used, so the model reads a row's padding: give it attention_mask, with 1 for the prompt": (
-            lambda load, start, batches, optimizer: train(load, start, batches, optimizer, masked=False)
-        ),
-        "the labels are shifted by one: the model shifts them itself, so give each at its own token": (
-            lambda load, start, batches, optimizer: train(load, start, batches, optimizer, place=_shifted)
-        ),
-        "only the first batch is used: one step for each of them": (
-            lambda load, start, batches, optimizer: train(load, start, batches[:1], optimizer)
-        ),
-        "there is one step for all batches together: step after each of them": (
-            lambda load, start, batches, optimizer: train(load, start, batches, optimizer, at_once=True)
-        ),
+        "stand before the text, with 1 in the mask": lambda load, start, batches, optimizer: start,
+        "gradients add up from batch to batch: call zero_grad() before each backward()":
+            lambda load, start, batches, optimizer: train(load, start, batches, optimizer, zero=False),
+        "the model's weights train along: the optimizer must have the prompt alone":
+            lambda load, start, batches, optimizer: train(load, start, batches, optimizer, weights=True),
+        "the virtual tokens have labels of 0, so the loss asks for token 0 there: give them -100":
+            lambda load, start, batches, optimizer: train(load, start, batches, optimizer, place=_labelled),
+        "the mask is not used, so the model reads a row's padding: give it attention_mask, with 1 for the prompt":
+            lambda load, start, batches, optimizer: train(load, start, batches, optimizer, masked=False),
+        "the labels are shifted by one: the model shifts them itself, so give each at its own token":
+            lambda load, start, batches, optimizer: train(load, start, batches, optimizer, place=_shifted),
+        "only the first batch is used: one step for each of them":
+            lambda load, start, batches, optimizer: train(load, start, batches[:1], optimizer),
+        "there is one step for all batches together: step after each of them":
+            lambda load, start, batches, optimizer: train(load, start, batches, optimizer, at_once=True),
     },
     tolerance=1e-4,
-)
+)  # fmt: skip
 
 # soft-prompts-design ----------------------------------------------------------------------------------------------
 
@@ -221,24 +210,16 @@ def _trained(
 
 
 DESIGN = Training(
-    id="soft-prompts-design",
-    points=5,
-    difficulty=4,
-    minutes=20,
-    seconds=240,
-    reached="{:.0%} of new countries get their capital",
-    pose=_pose,
-    score=_score,
+    id="soft-prompts-design", points=5, difficulty=4, minutes=20,
+    seconds=240, reached="{:.0%} of new countries get their capital", pose=_pose, score=_score,
     # Without a warm-up the first steps throw the prompt far away, in some orders of the rows for good.
     fair=functools.partial(_trained, rate=0.03, steps=27, start=[378, 3575, 2240, 282]),  # IN_WORDS[1]
     mutants={
-        "P has 5 vectors: 1 to 4 are asked": (lambda load, ids, mask, labels: {"prompt": torch.zeros(5, 576)}),
-        "P must be a floating-point tensor of shape (n, 576)": (
-            lambda load, ids, mask, labels: {"prompt": torch.zeros(576)}
-        ),
+        "P has 5 vectors: 1 to 4 are asked": lambda load, ids, mask, labels: {"prompt": torch.zeros(5, 576)},
+        "P must be a floating-point tensor of shape (n, 576)":
+            lambda load, ids, mask, labels: {"prompt": torch.zeros(576)},
         "0% of new countries get their capital; 40% are asked, and it is 0% on those that it learned from: "
-        "train longer, or at a higher learning rate": (
-            lambda *given: _trained(*given, rate=1e-5, steps=1, start=range(1000, 1004))
-        ),
+        "train longer, or at a higher learning rate":
+            lambda *given: _trained(*given, rate=1e-5, steps=1, start=range(1000, 1004)),
     },
-)
+)  # fmt: skip

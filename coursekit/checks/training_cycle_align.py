@@ -131,20 +131,13 @@ def _trained(
 
 
 ALIGN = Training(
-    id="training-cycle-align",
-    points=4,
-    difficulty=4,
-    minutes=25,
-    seconds=60,
-    reached="the margin is {:.2f}",
-    pose=_pose,
-    score=_score,
+    id="training-cycle-align", points=4, difficulty=4, minutes=25,
+    seconds=60, reached="the margin is {:.2f}", pose=_pose, score=_score,
     fair=lambda E, W0, x, chosen, rejected: {"W": _trained(E, W0, x, chosen, rejected, _both)},
     mutants={
         "W is still W0: nothing was trained": lambda E, W0, x, chosen, rejected: {"W": W0},
         "W has another shape: it is (6, 4), as W0 is": lambda E, W0, x, chosen, rejected: {"W": W0.T},
-        "it prefers the rejected answers: have they changed places with the chosen ones?": (
-            lambda E, W0, x, chosen, rejected: {"W": _trained(E, W0, x, rejected, chosen, _dpo)}
-        ),
+        "it prefers the rejected answers: have they changed places with the chosen ones?":
+            lambda E, W0, x, chosen, rejected: {"W": _trained(E, W0, x, rejected, chosen, _dpo)},
     },
-)
+)  # fmt: skip

@@ -176,40 +176,28 @@ def _by_prompt(train: Rows, test: Rows, mark: Ids, end_id: int) -> tuple[str, ..
 
 
 AUDIT = Exercise(
-    id="training-cycle-audit",
-    points=5,
-    difficulty=4,
-    minutes=22,
-    inputs=public_rows,
-    secret=drawn,
-    reference=audit,
+    id="training-cycle-audit", points=5, difficulty=4, minutes=22,
+    inputs=public_rows, secret=drawn, reference=audit,
     mutants={
-        "a row that the test asks as well is not found: compare prompts, for the answers may differ": (
-            _blind_to("leaked")
-        ),
-        "this compares answers with those of the test; many questions have the same answer, so compare prompts": (
-            _by_answer
-        ),
-        "a repeated row is not found: compare input_ids with those of the rows before it": (_blind_to("repeated")),
+        "a row that the test asks as well is not found: compare prompts, for the answers may differ":
+            _blind_to("leaked"),
+        "this compares answers with those of the test; many questions have the same answer, so compare prompts":
+            _by_answer,
+        "a repeated row is not found: compare input_ids with those of the rows before it": _blind_to("repeated"),
         "a prompt with another answer is called repeated; compare all of input_ids, not the prompt": _by_prompt,
-        "both of two equal rows are called repeated; the first is fit, and only the later one is too many": (_both),
-        "of two equal rows the first is called repeated; it is the later one that is too many": (
-            lambda train, test, mark, end_id: audit(train[::-1], test, mark, end_id)[::-1]
-        ),
-        "a cut row is not found: its last token is not end_id, though the prompt holds that token as well": (
-            _blind_to("cut")
-        ),
-        "where every label is -100, it is not only the end that is not learned": (_blind_to("nothing learned")),
-        "shifted labels are taken for a learned prompt: look whether each label is the token at its place": (
-            _blind_to("shifted")
-        ),
-        "a last label of -100 has three possible causes: is anything learned at all, and are labels in place?": (
-            functools.partial(audit, signs=_last_label_first)
-        ),
-        "a learned prompt is not found: before the end of mark every label must be -100": (_blind_to("prompt learned")),
-        "a row whose end is not learned is not found: its last label is -100": (_blind_to("end not learned")),
-        "every row is called fit: each of the seven faults is among them": (
-            lambda train, test, mark, end_id: ("fit",) * len(train)
-        ),
+        "both of two equal rows are called repeated; the first is fit, and only the later one is too many": _both,
+        "of two equal rows the first is called repeated; it is the later one that is too many":
+            lambda train, test, mark, end_id: audit(train[::-1], test, mark, end_id)[::-1],
+        "a cut row is not found: its last token is not end_id, though the prompt holds that token as well":
+            _blind_to("cut"),
+        "where every label is -100, it is not only the end that is not learned": _blind_to("nothing learned"),
+        "shifted labels are taken for a learned prompt: look whether each label is the token at its place":
+            _blind_to("shifted"),
+        "a last label of -100 has three possible causes: is anything learned at all, and are labels in place?":
+            functools.partial(audit, signs=_last_label_first),
+        "a learned prompt is not found: before the end of mark every label must be -100": _blind_to("prompt learned"),
+        "a row whose end is not learned is not found: its last label is -100": _blind_to("end not learned"),
+        "every row is called fit: each of the seven faults is among them":
+            lambda train, test, mark, end_id: ("fit",) * len(train),
     },
-)
+)  # fmt: skip

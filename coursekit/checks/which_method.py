@@ -101,37 +101,28 @@ _ONE, _OTHER = ("lora", "bitfit", "compacter", "mam"), ("houlsby", "ia3", "prefi
 
 
 PLAN = Exercise(
-    id="hybrid-plan",
-    points=3,
-    difficulty=3,
-    minutes=15,
-    secret=_pilot_runs,
-    reference=plan,
+    id="hybrid-plan", points=3, difficulty=3, minutes=15,
+    secret=_pilot_runs, reference=plan,
     mutants={
         **{
             message: lambda pilot, smallest, make=make: new_seeds(pilot, make(pilot, smallest))
             for message, make in _WRONG_COUNTS.items()
         },
-        "seeds of the pilot are among them: what gave you the idea cannot confirm it as well": (
-            lambda pilot, smallest: tuple(range(len(plan(pilot, smallest))))
-        ),
-        "these come after the pilot's largest seed; asked are the smallest that it did not use": (
+        "seeds of the pilot are among them: what gave you the idea cannot confirm it as well":
+            lambda pilot, smallest: tuple(range(len(plan(pilot, smallest)))),
+        "these come after the pilot's largest seed; asked are the smallest that it did not use":
             lambda pilot, smallest: tuple(
                 max(seed for _, seed, _ in pilot) + 1 + i for i in range(len(plan(pilot, smallest)))
-            )
-        ),
-        "with fewer than three seeds the comparison cannot say how much seeds matter": (
+            ),
+        "with fewer than three seeds the comparison cannot say how much seeds matter":
             lambda pilot, smallest: new_seeds(
                 pilot, max(1, math.ceil(POWER**2 * sum(of_each_method(pilot)) / smallest**2))
-            )
-        ),
-        "this is how many seeds; asked is which, so that nobody can choose them afterwards": (
-            lambda pilot, smallest: len(plan(pilot, smallest))
-        ),
+            ),
+        "this is how many seeds; asked is which, so that nobody can choose them afterwards":
+            lambda pilot, smallest: len(plan(pilot, smallest)),
     },
-    tolerance=0.0,
-    kinds=2,
-)
+    tolerance=0.0, kinds=2,
+)  # fmt: skip
 
 
 # hybrid-conclude ------------------------------------------------------------------------------------------
@@ -245,49 +236,35 @@ def _registered_runs(draw: Draw) -> tuple[Runs, str, str, tuple[int, ...], float
 
 
 CONCLUDE = Exercise(
-    id="hybrid-conclude",
-    points=4,
-    difficulty=4,
-    minutes=20,
-    secret=_registered_runs,
-    reference=conclude,
+    id="hybrid-conclude", points=4, difficulty=4, minutes=20,
+    secret=_registered_runs, reference=conclude,
     mutants={
-        "runs of seeds that were not registered count here: who may add runs until the result pleases will find one": (
-            _concluded(registered=False)
-        ),
-        "a registered run is missing, and the others are averaged as if nothing were: say 'incomplete'": (
-            _concluded(complete=False)
-        ),
-        "one seed was registered, and its runs are there: nothing is missing. With the margin 1 nothing can be said": (
-            _concluded(one_is_missing=True)
-        ),
-        "this reads 'no clear difference' as equal; only an interval inside ±smallest says so": (
-            _concluded(open_is=EQUAL)
-        ),
-        "a difference, but too small to matter, as was registered: 'equal for practical purposes'": (
-            _concluded(small_first=False)
-        ),
+        "runs of seeds that were not registered count here: who may add runs until the result pleases will find one":
+            _concluded(registered=False),
+        "a registered run is missing, and the others are averaged as if nothing were: say 'incomplete'":
+            _concluded(complete=False),
+        "one seed was registered, and its runs are there: nothing is missing. With the margin 1 nothing can be said":
+            _concluded(one_is_missing=True),
+        "this reads 'no clear difference' as equal; only an interval inside ±smallest says so":
+            _concluded(open_is=EQUAL),
+        "a difference, but too small to matter, as was registered: 'equal for practical purposes'":
+            _concluded(small_first=False),
         "ask whether it is small first: an interval inside ±smallest is 'equal for practical purposes', also where "
-        "it holds 0": (_concluded(open_first=True)),
-        "divide each variance by the runs that its method has; one of them lacks some of the registered ones": (
-            _concluded(of_registered=True)
-        ),
+        "it holds 0": _concluded(open_first=True),
+        "divide each variance by the runs that its method has; one of them lacks some of the registered ones":
+            _concluded(of_registered=True),
         "this margin is one standard error; take as many as `errors` says": _concluded(factor=1),
-        "two standard errors are for a variance that is known; with few seeds it is more: `errors`": (
-            _concluded(factor=2)
-        ),
-        "this is the spread of single runs; the mean of k scatters less: divide the variances by k": (
-            _concluded(of_means=False)
-        ),
-        "a variance from a few runs divides by n - 1: statistics.variance, not pvariance": (
-            _concluded(variance=statistics.pvariance)
-        ),
+        "two standard errors are for a variance that is known; with few seeds it is more: `errors`":
+            _concluded(factor=2),
+        "this is the spread of single runs; the mean of k scatters less: divide the variances by k":
+            _concluded(of_means=False),
+        "a variance from a few runs divides by n - 1: statistics.variance, not pvariance":
+            _concluded(variance=statistics.pvariance),
         "these are the best runs; the mean over all registered seeds decides": _concluded(mean=max),
         "the sign is the other way round: the first method's mean minus the second's": _swapped_sign,
     },
-    tolerance=1e-6,
-    kinds=8,
-)
+    tolerance=1e-6, kinds=8,
+)  # fmt: skip
 
 
 # which-method-leader --------------------------------------------------------------------------------------
@@ -367,13 +344,8 @@ def _leader_score(posing: TrainingCase, tensors: dict[str, Tensor]) -> TrainingS
 
 
 LEADER = Training(
-    id="which-method-leader",
-    points=4,
-    difficulty=4,
-    minutes=20,
-    seconds=60,
-    reached="the squared error is {:.2f} times that of the course's answer",
-    pose=_tables,
+    id="which-method-leader", points=4, difficulty=4, minutes=20,
+    seconds=60, reached="the squared error is {:.2f} times that of the course's answer", pose=_tables,
     score=_leader_score,
     mutants={
         **_WRONG_SHARES,
@@ -382,4 +354,4 @@ LEADER = Training(
         _SHAPE: lambda runs: {"leader": runs.mean((2, 3))[:1]},
     },
     fair=leader,
-)
+)  # fmt: skip
