@@ -7,14 +7,13 @@ them, but they stay in memory. What some methods do before the first step (`PREP
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 from transformers import BertConfig
 
 from coursekit.comparison.candidates import EVERY, on_batches, primed
 from coursekit.comparison.rows import Row, from_csv
-from coursekit.errors import one_of
 from coursekit.memory.breakdown import MB
 from coursekit.methods import SparseAdapter
 from coursekit.methods.selective.mask_method import MaskMethod
@@ -24,12 +23,6 @@ from coursekit.paths import DATA
 PARTS = ("weights", "master", "gradients", "optimizer", "activations")
 #: What all methods are compared with.
 BASELINES = ("head", "full")
-#: What leaves nothing beside the weights.
-FOLDS = (
-    *BASELINES, "ia3", "bitfit", "bitfit-query", "norms", "top-layers", "attention", "fish-mask", "random-mask",
-    "shira", "far", "rows", "said", "lora", "lora-all-linear", "pissa", "olora", "eva", "dora", "vera", "oft",
-    "lora-bitfit",
-)  # fmt: skip
 #: What chooses its parameters by gradients or by a short training of the whole model: its peak leaves that out.
 PREPARED = tuple(name for name, one in EVERY.items() if one.attach in (on_batches, primed))
 #: Bytes of a position, an int64.
@@ -50,13 +43,6 @@ def read() -> dict[str, Row]:
         more = POSITION * positions
         found[row.method] = replace(row, weights=row.weights + more, peak=row.peak + more)
     return found
-
-
-def folding(names: Iterable[str]) -> tuple[str, ...]:
-    r"""Those of `names` that leave nothing beside the weights after training. Head and full fine-tuning have nothing to
-    fold; a base in 4 bits cannot take the update without rounding it.
-    """
-    return tuple(name for name in names if one_of("method", name, (*BASELINES, *EVERY)) in FOLDS)
 
 
 def bills(costs: Mapping[str, Row]) -> dict[str, dict[str, float]]:

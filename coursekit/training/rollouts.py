@@ -1,8 +1,7 @@
 r"""Answers that a model draws for itself, many at a time, and their logits afterwards with a gradient.
 
-`sample` reads every prompt once and lets its G answers share the keys and values. `answer_logits` reads them again, a
-row for each answer: the plain form. `shared_logits` is its fast twin, a row for each prompt with all of its answers
-behind it, each of which sees the prompt and itself. Both are tested to be equal.
+`sample` reads every prompt once and lets its G answers share the keys and values. `shared_logits` reads them again, a
+row for each prompt with all of its answers behind it, each of which sees the prompt and itself.
 """
 
 from __future__ import annotations
@@ -113,19 +112,9 @@ def positions(mask: Int[Tensor, "rows seq"]) -> Int[Tensor, "rows seq"]:
     return (mask.cumsum(-1) - 1).clamp(min=0)
 
 
-def answer_logits(model: nn.Module, answers: Answers) -> Float[Tensor, "answers seq vocab"]:
-    r"""The logits that each answer's tokens were drawn from, under `model` as it is now: a row for each answer."""
-    G, A = answers.group, answers.ids.shape[1]
-    ids = torch.cat([answers.prompt_ids.repeat_interleave(G, 0), answers.ids], 1)  # (answers, prompt + seq)
-    mask = torch.cat([answers.prompt_mask.repeat_interleave(G, 0), answers.mask], 1)
-    found = model(
-        input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=False, logits_to_keep=A + 1
-    )
-    return found.logits[:, :-1]  # position t - 1 speaks of token t
-
-
 def shared_logits(model: nn.Module, answers: Answers) -> Float[Tensor, "answers seq vocab"]:
-    r"""`answer_logits`, reading each prompt once: a row is a prompt and its G answers, one behind the other.
+    r"""The logits that each answer's tokens were drawn from, under `model` as it is now. A prompt is read once: a row
+    is a prompt and its G answers, one behind the other.
 
     For models that take a mask of (rows, 1, seq, seq), and adapters that put nothing before the text.
     """

@@ -4,11 +4,9 @@ import re
 from dataclasses import replace
 
 import pytest
-from cases import CASES
 
 from coursekit.comparison import costs, from_csv
 from coursekit.comparison.candidates import EVERY, NAMES
-from coursekit.methods import ByType, FullFineTuning, HeadOnly, TopLayers
 from coursekit.paths import DATA
 
 MEASURED = costs.read()
@@ -47,12 +45,3 @@ def test_positions_of_masks_are_part_of_the_peak():
     sparse = EVERY["sparse-adapter"].method
     assert sparse.count(costs.MINILM) == measured["sparse-adapter"].trained, "the shape is that of the model"
     assert more["sparse-adapter"] == 8 * sparse.kept(costs.MINILM)
-
-
-def test_what_folds_does_so_in_the_tests_of_every_method():
-    tried = {type(case.make()): case.folds for case in CASES} | dict.fromkeys((HeadOnly, FullFineTuning), True)
-    tried[ByType] = tried[TopLayers]  # another choice of the model's own parameters
-    assert ByType.merge is TopLayers.merge
-    folds = {name: next(tried[c] for c in type(one.method).__mro__ if c in tried) for name, one in EVERY.items()}
-    found = {name for name, one in EVERY.items() if folds[name] and not one.quantized}
-    assert set(costs.folding(EVERY)) == found == set(costs.FOLDS) and "lora" in found

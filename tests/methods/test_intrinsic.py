@@ -264,7 +264,7 @@ def test_what_moves_is_all_of_the_body_or_its_blocks():
             found = [module._parameters[key] for members in directions.groups for module, key in members]
             assert {id(p) for p in found} == {id(p) for p in expected.values()}
             assert len(found) == len(expected) and directions.subspaces["default"].F.d == 20 - len(directions.groups)
-            assert len(method.scales(model)) == tiny.LAYERS + (parts == "all")
+            assert len(directions.subspaces["default"].scales) == tiny.LAYERS + (parts == "all")
 
 
 def test_in_sixteen_bits_the_sum_is_rounded_once():
@@ -403,7 +403,7 @@ def test_adapters_with_the_same_directions_draw_them_once():
 
 def test_one_direction_is_enough_where_no_factors_are_taken_from_it():
     method = IntrinsicSAID(d=1, structure=False)
-    assert len(method.vector(method.attach(tiny.model("bert")))) == 1
+    assert len(method.attach(tiny.model("bert")).base_model.intrinsic.subspaces["default"].v) == 1
 
 
 OTHER_BLOCKS = "is of another model: the blocks it moves have other sizes"
@@ -434,7 +434,7 @@ def test_adapters_that_move_different_parts_do_not_share_a_model():
 def test_the_row_of_the_padding_token_has_its_gradient():
     r"""It moves like every other row, so where it is read as a word the adjoint has to see it."""
     model = said("bert")
-    v = IntrinsicSAID(d=30).vector(model)
+    v = model.base_model.intrinsic.subspaces["default"].v
     padding = model.get_input_embeddings().base_layer.padding_idx
     ids = torch.full((1, 5), padding)
 
@@ -460,11 +460,3 @@ def test_a_pickled_model_does_not_carry_what_was_drawn(tmp_path):
     before = len(pickle.dumps(model))
     model(**tiny.batch())
     assert len(pickle.dumps(model)) < 1.05 * before
-
-
-def test_what_is_folded_in_has_no_vector():
-    model, method = said("bert"), IntrinsicSAID(d=20)
-    method.merge(model)
-    for ask in (method.vector, method.scales):
-        with pytest.raises(CourseError, match="unmerge"):
-            ask(model)

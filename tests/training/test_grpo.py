@@ -12,7 +12,7 @@ from coursekit.errors import CourseError
 from coursekit.methods import LoRA
 from coursekit.training.dpo import logps_of
 from coursekit.training.grpo import answer_mean, clipped_loss, group_advantages, rewards_of
-from coursekit.training.rollouts import Answers, answer_logits, sample, shared_logits
+from coursekit.training.rollouts import Answers, positions, sample, shared_logits
 
 CLOSE = dict(atol=2e-5, rtol=1e-5)
 
@@ -39,6 +39,15 @@ def given(trl):
     ids, mask = trl["batch.completion_ids"], trl["batch.completion_mask"]
     prompts = (trl[f"batch.prompt_{what}"][::4] for what in ("ids", "mask"))
     return Answers(*prompts, ids, mask, trl["old"], [""] * len(ids))
+
+
+def answer_logits(model, answers):
+    r"""The plain twin of `shared_logits`: a row for each answer, its prompt before it."""
+    G, A = answers.group, answers.ids.shape[1]
+    ids = torch.cat([answers.prompt_ids.repeat_interleave(G, 0), answers.ids], 1)
+    mask = torch.cat([answers.prompt_mask.repeat_interleave(G, 0), answers.mask], 1)
+    read = {"attention_mask": mask, "position_ids": positions(mask), "logits_to_keep": A + 1, "use_cache": False}
+    return model(input_ids=ids, **read).logits[:, :-1]  # position t - 1 speaks of token t
 
 
 @pytest.mark.parametrize("logits_of", [answer_logits, shared_logits])

@@ -21,7 +21,7 @@ from coursekit.methods.intrinsic.directions import Directions, Group, Held, froz
 from coursekit.methods.intrinsic.displaced import Displace, Place, ReparametrizedLayer
 from coursekit.methods.intrinsic.fastfood import Fastfood
 from coursekit.methods.mechanism.anatomy import anatomy_of, sizes_of
-from coursekit.methods.mechanism.attachment import Attachment, add_module, attached, unmerged, wrap
+from coursekit.methods.mechanism.attachment import Attachment, add_module, attached, wrap
 from coursekit.methods.mechanism.branch import like
 from coursekit.methods.mechanism.checkpoint import Setting
 from coursekit.methods.mechanism.method import Method
@@ -85,16 +85,6 @@ class IntrinsicSAID(Method):
         sizes = [size for path, size in sizes_of(config).items() if everything or shapes.inside(path) is not None]
         self._check_size(len(shapes.blocks) + everything, sum(sizes))
         return self.d
-
-    def vector(self, model: nn.Module, name: str | None = None) -> Tensor:
-        r"""v of adapter `name`: (d - m,)."""
-        unmerged(model)
-        return _directions(model).subspaces[self._named(model, name)].v
-
-    def scales(self, model: nn.Module, name: str | None = None) -> Tensor | None:
-        r"""$\lambda$ of adapter `name`, (m,): each block's, then that of everything else. None without structure."""
-        unmerged(model)
-        return _directions(model).subspaces[self._named(model, name)].scales
 
     # ------------------------------------------------------------------------------------------------------------
 
