@@ -14,7 +14,7 @@ from coursekit.experiments.recipe import Arm, Grid
 from coursekit.methods import AdapterDrop, HoulsbyAdapter, PfeifferAdapter, SparseAdapter, skipping
 from coursekit.methods.adapters import pruning
 from coursekit.methods.adapters.adapter import bottlenecks
-from coursekit.methods.adapters.pruning_scores import NEED_DATA
+from coursekit.methods.adapters.pruning import NEED_DATA
 from coursekit.methods.mechanism.method import Method
 from coursekit.methods.ranking import largest
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import statistics
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from coursekit import memory, training
-from coursekit.comparison.pace import as_in_training, step_ratio
 from coursekit.errors import CourseError
 from coursekit.experiments.bench import Bench
 from coursekit.experiments.recipe import Candidate
@@ -18,6 +20,59 @@ from coursekit.memory import Breakdown, Quantized
 from coursekit.methods import trainable
 from coursekit.methods.mechanism.modules import head_names
 from coursekit.models.hub import quiet
+from coursekit.notebook import timing
+from coursekit.training.model_modes import half_precision, training_mode
+from coursekit.training.optimizers import make_optimizer
+
+
+@contextmanager
+def as_in_training(model: nn.Module) -> Iterator[None]:
+    r"""Modes and precisions that `fit` trains in, for the length of a `with`."""
+    precision = _precision(model)  # before master weights hide what the model is in
+    with training_mode(model, _trained(model)), precision:
+        yield
+
+
+def step_ratio(model: nn.Module, reference: nn.Module, batch: dict[str, Tensor], rounds: int) -> float:
+    r"""Time of a step of `model` / time of one of `reference`: the median over rounds, in which they take turns.
+
+    Steps at a learning rate of 0: both models stay as they are.
+    """
+    precisions = _precision(reference), _precision(model)
+    # Modes and master weights belong to a model, its precision to the whole process: in force for its own steps alone.
+    with training_mode(reference, _trained(reference)), training_mode(model, _trained(model)):
+        theirs, ours = (_stepper(m, batch, p) for m, p in zip((reference, model), precisions, strict=True))
+        return timing.ratios({"reference": theirs, "own": ours}, rounds)["own"]
+
+
+def _trained(model: nn.Module) -> list[nn.Parameter]:
+    return [p for p in model.parameters() if p.requires_grad]
+
+
+def _precision(model: nn.Module) -> AbstractContextManager[Any]:
+    r"""What `fit` computes this model's forward pass in."""
+    trained = _trained(model)
+    half = half_precision(model, trained)
+    # Off where the model does without: another model's must not be in force.
+    return torch.autocast(trained[0].device.type, half, enabled=half is not None)
+
+
+def _stepper(model: nn.Module, batch: dict[str, Tensor], precision: AbstractContextManager[Any]) -> Callable[[], None]:
+    r"""A function that makes one training step, as `fit` does."""
+    trained = _trained(model)
+    optimizer = make_optimizer("adamw", trained, 0.0, 0.0)
+
+    def step() -> None:
+        with precision:
+            loss = model(**batch).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        loss.item()  # waits for the device
+
+    return step
+
 
 #: Rounds in which a step of the method and one of full fine-tuning take turns; even, so that each goes first as often.
 ROUNDS = 4

@@ -21,9 +21,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from coursekit.architecture import Architecture
-from coursekit.memory.activations.block import block_steps
+from coursekit.memory.activations.block import block_steps, norm_work
 from coursekit.memory.activations.forward import forward_peak
-from coursekit.memory.activations.norm import norm_work
 from coursekit.memory.activations.setting import Setting
 from coursekit.memory.activations.step import Step
 from coursekit.memory.activations.stored import Stored, checkpointed, plain

@@ -6,7 +6,6 @@ Open `linear.py` first: a linear layer whose weight lies in codes. `model.py` pu
 from coursekit.qlora.adam8bit import AdamW8bit
 from coursekit.qlora.linear import Linear4bit
 from coursekit.qlora.model import quantize_model
-from coursekit.qlora.paged import PagedAdamW, paged_adamw
-from coursekit.qlora.pager import Pager, Traffic
+from coursekit.qlora.paged import PagedAdamW, Pager, Traffic, paged_adamw
 
 __all__ = ["AdamW8bit", "Linear4bit", "PagedAdamW", "Pager", "Traffic", "paged_adamw", "quantize_model"]

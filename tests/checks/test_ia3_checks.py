@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from coursekit.checks.ia3 import fold_quantized
 from coursekit.checks.ia3_diagnose import (
     FAULTS,
     OTHER,
@@ -16,7 +17,6 @@ from coursekit.checks.ia3_diagnose import (
     run,
     top,
 )
-from coursekit.checks.ia3_quantized import fold_quantized
 from coursekit.models import load_encoder
 from coursekit.quantization import quantize_affine
 

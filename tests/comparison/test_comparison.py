@@ -15,7 +15,7 @@ from datasets import Dataset, DatasetDict
 from typer.testing import CliRunner
 
 from coursekit import cli, comparison, tasks
-from coursekit.comparison import AROUND, CANDIDATES, Setting, candidates, pace, trial
+from coursekit.comparison import AROUND, CANDIDATES, Setting, candidates, trial
 from coursekit.errors import CourseError
 from coursekit.experiments import bench
 from coursekit.experiments.recipe import LADDER, Recipe
@@ -194,11 +194,11 @@ def test_a_wrong_count_is_a_bug_and_said_so(tmp_path, setting, monkeypatch):
 
 
 def test_the_ratio_is_ours_to_the_reference(monkeypatch):
-    monkeypatch.setattr(pace, "_stepper", lambda model, *_: lambda: model.seconds)
-    monkeypatch.setattr(pace.timing, "_seconds", lambda step: step())
+    monkeypatch.setattr(trial, "_stepper", lambda model, *_: lambda: model.seconds)
+    monkeypatch.setattr(trial.timing, "_seconds", lambda step: step())
     ours, reference = (FullFineTuning().attach(tiny.encoder("bert")) for _ in range(2))
     ours.seconds, reference.seconds = 1.0, 4.0
-    assert pace.step_ratio(ours, reference, {}, rounds=3) == 0.25
+    assert trial.step_ratio(ours, reference, {}, rounds=3) == 0.25
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -206,8 +206,8 @@ def test_steps_that_are_timed_leave_both_models_as_they_are(dtype):
     models = [FullFineTuning().attach(tiny.encoder("bert").to(dtype)), LoRA(r=2).attach(tiny.encoder("bert"))]
     before = [{key: value.clone() for key, value in model.state_dict().items()} for model in models]
     batch = tiny.batch(padded=True) | {"labels": torch.tensor([0, 1, 0])}
-    assert pace.step_ratio(models[1], models[0], batch, rounds=3) > 0
-    assert pace.step_ratio(models[0], models[0], batch, rounds=1) > 0, "beside itself"
+    assert trial.step_ratio(models[1], models[0], batch, rounds=3) > 0
+    assert trial.step_ratio(models[0], models[0], batch, rounds=1) > 0, "beside itself"
     for model, old in zip(models, before, strict=True):
         assert all(torch.equal(value, old[key]) for key, value in model.state_dict().items())
         assert not model.training and all(p.grad is None for p in model.parameters())
@@ -225,7 +225,7 @@ def test_steps_that_are_timed_are_in_the_precision_that_fit_trains_in():
     for name, model in (("half", half), ("single", single)):
         model.register_forward_pre_hook(remember(name))
     batch = tiny.batch(padded=True) | {"labels": torch.tensor([0, 1, 0])}
-    pace.step_ratio(single, half, batch, rounds=2)
+    trial.step_ratio(single, half, batch, rounds=2)
     assert seen == {"half": {True}, "single": {False}}
 
 

@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModel
 from coursekit import adapterhub, methods
 from coursekit.methods import Compacter, CompacterPlus
 from coursekit.methods.adapters.adapter import bottlenecks
-from coursekit.methods.adapters.kronecker import KroneckerLinear, Rule
+from coursekit.methods.adapters.compacter import KroneckerLinear, Rule
 
 KINDS = {"compacter": Compacter, "compacterpp": CompacterPlus}
 STORED = [f"{family}/{case}" for family in ("bert", "gpt2", "llama") for case in KINDS]

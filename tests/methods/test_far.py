@@ -10,9 +10,9 @@ from coursekit import methods
 from coursekit.errors import CourseError
 from coursekit.memory import measure
 from coursekit.methods import FreezeAndReconfigure
+from coursekit.methods.selective.far import Priming
 from coursekit.methods.selective.part_layer import parts_of
 from coursekit.methods.selective.parts import transposed
-from coursekit.methods.selective.priming import Priming
 from coursekit.qlora import quantize_model
 
 each_family = pytest.mark.parametrize("family", tiny.FAMILIES)

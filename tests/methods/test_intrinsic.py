@@ -16,8 +16,7 @@ from coursekit import methods
 from coursekit.errors import CourseError
 from coursekit.methods import IntrinsicSAID
 from coursekit.methods.intrinsic.displaced import ReparametrizedLayer
-from coursekit.methods.intrinsic.fastfood import SMALLEST_BLOCK, Fastfood
-from coursekit.methods.intrinsic.hadamard import stages, walsh_hadamard
+from coursekit.methods.intrinsic.fastfood import SMALLEST_BLOCK, Fastfood, stages, walsh_hadamard
 from coursekit.methods.intrinsic.said import Subspace
 
 DOUBLE = torch.float64

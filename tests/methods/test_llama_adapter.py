@@ -9,7 +9,7 @@ from torch import nn
 
 from coursekit import methods
 from coursekit.methods import LlamaAdapter
-from coursekit.methods.soft_prompts.prompted_attention import PromptedAttention
+from coursekit.methods.soft_prompts.llama_adapter import PromptedAttention
 
 KINDS = (*tiny.FAMILIES, *tiny.RELATIVES)
 

@@ -18,8 +18,8 @@ from coursekit.errors import CourseError
 from coursekit.evaluation import accuracy, score_choices
 from coursekit.evaluation.perplexity_of_texts import nats_by_text
 from coursekit.methods import PrefixTuning
-from coursekit.methods.soft_prompts.attention_mask import shared, with_prefix
 from coursekit.methods.soft_prompts.prefix import Prefix
+from coursekit.methods.soft_prompts.prefix_attention import shared, with_prefix
 
 KINDS = (*tiny.DECODERS, *tiny.RELATIVES)
 

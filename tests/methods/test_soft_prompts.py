@@ -10,11 +10,10 @@ from coursekit import methods
 from coursekit.methods import IntrinsicSAID, LlamaAdapter, PrefixTuning, PromptTuning, PTuning
 from coursekit.methods.mechanism.modules import find_wrapper
 from coursekit.methods.soft_prompts.attention import attention_paths
-from coursekit.methods.soft_prompts.llama_adapter import GatedPrompt
+from coursekit.methods.soft_prompts.llama_adapter import GatedPrompt, PromptedAttention
 from coursekit.methods.soft_prompts.pooling import pool_text
 from coursekit.methods.soft_prompts.prefix import Prefix
 from coursekit.methods.soft_prompts.prefix_attention import BehindPrefix, PrefixAttention
-from coursekit.methods.soft_prompts.prompted_attention import PromptedAttention
 
 METHODS = {
     "prompt": PromptTuning(n=5),

@@ -17,8 +17,7 @@ from coursekit.errors import CourseError
 from coursekit.methods import HoulsbyAdapter, LinAdapter, ParallelAdapter, PfeifferAdapter, SparseAdapter, positions
 from coursekit.methods.adapters import pruning
 from coursekit.methods.adapters.pruned import PrunedLinear, learned
-from coursekit.methods.adapters.pruning import projections, score
-from coursekit.methods.adapters.pruning_scores import NEED_DATA
+from coursekit.methods.adapters.pruning import NEED_DATA, projections, score
 from coursekit.methods.ranking import losses
 
 HOULSBY = HoulsbyAdapter(r=6, init="bert")

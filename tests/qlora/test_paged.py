@@ -11,8 +11,7 @@ from torch import nn
 
 from coursekit.errors import CourseError
 from coursekit.memory.live import Live
-from coursekit.qlora.paged import GRAIN, PagedAdamW, paged_adamw
-from coursekit.qlora.pager import Pager
+from coursekit.qlora.paged import GRAIN, PagedAdamW, Pager, paged_adamw
 
 OPTIONS = dict(lr=1e-2, betas=(0.8, 0.95), eps=1e-6, weight_decay=0.1)
 KERNELS = pytest.mark.parametrize("fused", [False, True], ids=["plain", "fused"])

@@ -27,7 +27,7 @@ from coursekit.methods.adapters.adapter import Adapter
 from coursekit.methods.adapters.adapter_variants import ADAPTER, AroundAdapter
 from coursekit.methods.adapters.houlsby import HoulsbyAdapter
 from coursekit.methods.adapters.pruned import PrunedLinear, learned, prune
-from coursekit.methods.adapters.pruning_scores import NEED_DATA, SCORES
+from coursekit.methods.adapters.pruning import NEED_DATA, SCORES
 from coursekit.methods.mechanism.attachment import Attachment, attachment_of, name_of
 from coursekit.methods.mechanism.checkpoint import Setting
 from coursekit.methods.mechanism.merge import undone_after_an_error

@@ -15,6 +15,14 @@ last H of its own. S and Π are common to all, so that $\Pi H \operatorname{pad}
 once.
 (The two later papers take a single block, the power of two above D. Its first H is cheap in the same way, its last
 one costs $D \log D$ and, for ten million weights, 2.5 times the memory.)
+
+$Hx$ is computed without the matrix, by the fast Walsh-Hadamard transform:
+
+$$H_1 = (1), \qquad H_{2n} = \begin{pmatrix} H_n & H_n \\ H_n & -H_n \end{pmatrix}, \qquad H_n H_n = n I$$
+
+$H_{ab} = H_a \otimes H_b$, so with x laid out as a table, a by b, a small matrix goes along each of its sides. The
+classical butterfly does that for one bit of the index at a time. Four bits a stage are a product with $H_{16}$,
+which reads and writes memory a quarter as often: on a CPU four times as fast (measured).
 """
 
 from __future__ import annotations
@@ -22,13 +30,54 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from coursekit.methods.intrinsic.hadamard import walsh_hadamard
+from coursekit.autocast import without_autocast
+from coursekit.errors import CourseError
+
+#: Most bits of the index that one stage takes.
+BITS = 4
+
+
+@lru_cache(maxsize=64)
+def hadamard(n: int, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "n n"]:
+    r"""$H_n$ itself, for a power of two: the entry at (i, j) is -1 to the number of bits that i and j share."""
+    entries = [[(-1) ** (i & j).bit_count() for j in range(n)] for i in range(n)]
+    with torch.inference_mode(False):  # what is kept must serve training, too
+        return torch.tensor(entries, dtype=dtype, device=device)
+
+
+def stages(n: int) -> list[int]:
+    r"""The bits of an index below `n` (a power of two), shared out evenly: 10 become 4, 3 and 3."""
+    bits = n.bit_length() - 1
+    count = max(1, -(-bits // BITS))
+    return [bits // count + (i < bits % count) for i in range(count)]
+
+
+def walsh_hadamard(x: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
+    r"""$H_n x$ for each row of `x`, not divided by anything. H is symmetric, so this is its own adjoint.
+
+    Raises CourseError unless n is a power of two.
+    """
+    n = x.shape[-1]
+    if n < 1 or n & (n - 1):
+        raise CourseError(f"a Walsh-Hadamard transform of {n} numbers: their count must be a power of two")
+    done = 1
+    y = x
+    with without_autocast(x):  # 16 bits would round sums of thousands of terms
+        for bits in stages(n):
+            H = hadamard(2**bits, x.dtype, x.device)
+            # (rows, a, done): the next bits of the index stand in the middle
+            y = y.reshape(-1, 2**bits, done)
+            y = y.squeeze(-1) @ H if done == 1 else H @ y
+            done *= 2**bits
+    return y.reshape(x.shape)
+
 
 #: A block has at least so many rows for each direction. With as many as directions Π H S would only turn v.
 ROWS_PER_DIRECTION = 4

@@ -17,8 +17,17 @@ from torch import Tensor, nn
 
 from coursekit import interop
 from coursekit.errors import CourseError, flag, keep, one_of, whole
-from coursekit.methods.intrinsic.directions import Directions, Group, Held, frozen_modules, groups_of, size
-from coursekit.methods.intrinsic.displaced import Displace, Place, ReparametrizedLayer
+from coursekit.methods.intrinsic.displaced import (
+    Directions,
+    Displace,
+    Group,
+    Held,
+    Place,
+    ReparametrizedLayer,
+    frozen_modules,
+    groups_of,
+    size,
+)
 from coursekit.methods.intrinsic.fastfood import Fastfood
 from coursekit.methods.mechanism.anatomy import anatomy_of, sizes_of
 from coursekit.methods.mechanism.attachment import Attachment, add_module, attached, wrap

@@ -1,35 +1,95 @@
 r"""Freeze and Reconfigure (FAR; Vucetic et al. 2022, arXiv:2205.01541): train only the nodes that priming moves most.
 
 A node of a linear layer is one of its outputs: a row of W and an entry of b. The nodes of the feed-forward layers that
-a short fine-tuning moved most (`priming.py`) are learners, the others are frozen, and each layer is split into one
+a short fine-tuning moved most (`prime`) are learners, the others are frozen, and each layer is split into one
 sub-layer of each kind:
 
 $$y = P \begin{pmatrix} W_t x + b_t \\ W_f x + b_f \end{pmatrix}$$
 
 $P$ puts the outputs back in their old order. The frozen sub-layer keeps no gradient and no optimizer state.
+
+Priming, a short full fine-tuning of a copy, shows how far each node wants to move:
+
+$$\Delta_i = \lVert W^{primed}_{i,:} - W_{i,:} \rVert_1, \quad i = 1, \dots, d_{out}$$
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Integral
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from coursekit import interop
 from coursekit.architecture import Architecture, Matrix, describe
 from coursekit.errors import CourseError, keep, number
 from coursekit.methods.mechanism.attachment import attached
 from coursekit.methods.mechanism.checkpoint import Setting
-from coursekit.methods.mechanism.modules import at, body_prefix, unwrap
+from coursekit.methods.mechanism.merge import detach
+from coursekit.methods.mechanism.modules import at, body_prefix, in_codes, unwrap
+from coursekit.methods.ranking import largest
 from coursekit.methods.selective.part_layer import PartMethod, Parts
 from coursekit.methods.selective.parts import Entries, transposed
-from coursekit.methods.selective.priming import Priming, learners, prime
 from coursekit.methods.selective.rows import Rows
+
+
+@dataclass(frozen=True)
+class Priming:
+    r"""How far a short training moved each node of the feed-forward layers.
+
+    changes: path of the layer -> L1 norm of the change of each of its rows, (out,). In the model's order.
+    """
+
+    changes: dict[str, Float[Tensor, " out"]]
+
+    def learners(self, share: float) -> tuple[tuple[int, ...], ...]:
+        r"""For each layer the indices, rising, of so large a `share` of its nodes: those that moved most."""
+        return tuple(
+            tuple(largest([change], learners(share, len(change)))[0].nonzero().flatten().tolist())
+            for change in self.changes.values()
+        )
+
+
+def learners(share: float, nodes: int) -> int:
+    r"""How many of so many `nodes` learn."""
+    return max(1, round(share * nodes))
+
+
+def prime(model: nn.Module, paths: Sequence[str], train: Callable[[nn.Module], Any]) -> Priming:
+    r"""`train` a copy of the bare `model`, all of it, and see how far each node of the layers at `paths` moved.
+
+    Raises CourseError where nothing moved, or where a weight is not finite afterwards.
+    """
+    twin = copy.deepcopy(model)
+    if attached(twin):
+        detach(twin)
+    twin.requires_grad_(True).train()
+    if any(in_codes(twin.get_submodule(path)) for path in paths):
+        raise CourseError(
+            "weights in 4 bits do not move in priming: prime the model as it was before it was quantized, and "
+            "attach(quantized, priming=priming)"
+        )
+    before = [twin.get_submodule(path).weight.detach().clone() for path in paths]
+    train(twin)
+    device, changes = next(model.parameters()).device, {}
+    for path, old in zip(paths, before, strict=True):
+        module = twin.get_submodule(path)
+        # In fp32: a sum of 3,072 numbers in bf16 would stop growing.
+        moved = (module.weight.detach().float() - old.float()).abs()  # (out, in), or (in, out) as stored
+        changes[path] = moved.sum(0 if transposed(module) else 1).to(device)
+    if not all(change.isfinite().all() for change in changes.values()):
+        raise CourseError("priming has diverged, some weights are not finite: take a lower learning rate")
+    if not any(change.any() for change in changes.values()):
+        raise CourseError(
+            "priming has moved no feed-forward weight: train the model that the function is given, for a few steps"
+        )
+    return Priming(changes)
 
 
 @dataclass(frozen=True)
