@@ -38,74 +38,53 @@ from torch import nn
 from traffic import traffic
 from twins import load, make_batch, with_peft, with_torch
 
-from coursekit import adapterhub
+from coursekit import adapterhub, methods
 from coursekit.errors import unknown
 from coursekit.memory.measure import measure
-from coursekit.methods import (
-    IA3,
-    OFT,
-    BitFit,
-    Compacter,
-    FishMask,
-    FreezeAndReconfigure,
-    HoulsbyAdapter,
-    Hybrid,
-    IntrinsicSAID,
-    LlamaAdapter,
-    LoRA,
-    NormTuning,
-    ParallelAdapter,
-    PfeifferAdapter,
-    PrefixTuning,
-    PromptTuning,
-    PTuning,
-    SelectRows,
-    TopLayers,
-    VeRA,
-    trainable,
-)
 
 MODELS = ("minilm", "smollm2")
 #: peft's prefix tuning fails on encoders with this transformers, and its LLaMA-Adapter knows no encoder.
 DECODER = ("smollm2",)
 AGAINST_PEFT = {
-    "lora": (LoRA(r=8, alpha=16), MODELS),
-    "lora-all-linear": (LoRA(r=8, alpha=16, targets="all-linear"), MODELS),
-    "dora": (LoRA(r=8, alpha=16, dora=True), MODELS),
-    "vera": (VeRA(r=256), MODELS),
-    "oft": (OFT(block_size=32), MODELS),
-    "ia3": (IA3(), MODELS),
-    "prompt": (PromptTuning(n=20), MODELS),
-    "prefix": (PrefixTuning(n=20), DECODER),
-    "prefix-network": (PrefixTuning(n=20, hidden=512), DECODER),
-    "p-tuning-lstm": (PTuning(n=20), MODELS),
-    "p-tuning-mlp": (PTuning(n=20, encoder="mlp"), MODELS),
-    "llama-adapter": (LlamaAdapter(n=10), DECODER),
-    "norms": (NormTuning(), MODELS),
-    "lora-bitfit": (Hybrid(LoRA(r=8, alpha=16), BitFit()), ("minilm",)),
+    "lora": (methods.LoRA(r=8, alpha=16), MODELS),
+    "lora-all-linear": (methods.LoRA(r=8, alpha=16, targets="all-linear"), MODELS),
+    "dora": (methods.LoRA(r=8, alpha=16, dora=True), MODELS),
+    "vera": (methods.VeRA(r=256), MODELS),
+    "oft": (methods.OFT(block_size=32), MODELS),
+    "ia3": (methods.IA3(), MODELS),
+    "prompt": (methods.PromptTuning(n=20), MODELS),
+    "prefix": (methods.PrefixTuning(n=20), DECODER),
+    "prefix-network": (methods.PrefixTuning(n=20, hidden=512), DECODER),
+    "p-tuning-lstm": (methods.PTuning(n=20), MODELS),
+    "p-tuning-mlp": (methods.PTuning(n=20, encoder="mlp"), MODELS),
+    "llama-adapter": (methods.LlamaAdapter(n=10), DECODER),
+    "norms": (methods.NormTuning(), MODELS),
+    "lora-bitfit": (methods.Hybrid(methods.LoRA(r=8, alpha=16), methods.BitFit()), ("minilm",)),
 }
 #: The same tensors trained in place: whole where ours trains a part of each, or moves all of them.
 AGAINST_TORCH = {
-    "bitfit": (BitFit(), ("minilm",)),  # Llama has no biases
-    "top-layers": (TopLayers(k=2), MODELS),
-    "rows": (SelectRows(rows=0.1), MODELS),
-    "mask": (FishMask(keep=0.005, score="magnitude"), MODELS),
-    "far": (FreezeAndReconfigure(nodes=(tuple(range(150)),)), MODELS),
-    "said": (IntrinsicSAID(d=1000), MODELS),
+    "bitfit": (methods.BitFit(), ("minilm",)),  # Llama has no biases
+    "top-layers": (methods.TopLayers(k=2), MODELS),
+    "rows": (methods.SelectRows(rows=0.1), MODELS),
+    "mask": (methods.FishMask(keep=0.005, score="magnitude"), MODELS),
+    "far": (methods.FreezeAndReconfigure(nodes=(tuple(range(150)),)), MODELS),
+    "said": (methods.IntrinsicSAID(d=1000), MODELS),
 }
 AGAINST_ADAPTERS = {
     "full": (None, MODELS),
-    "houlsby": (HoulsbyAdapter(r=64), MODELS),
-    "pfeiffer": (PfeifferAdapter(r=64), MODELS),
-    "parallel": (ParallelAdapter(r=64), MODELS),
-    "compacter": (Compacter(n=4, r=16), MODELS),
+    "houlsby": (methods.HoulsbyAdapter(r=64), MODELS),
+    "pfeiffer": (methods.PfeifferAdapter(r=64), MODELS),
+    "parallel": (methods.ParallelAdapter(r=64), MODELS),
+    "compacter": (methods.Compacter(n=4, r=16), MODELS),
 }
 
 
 def against_peft(name: str, method: Any, rounds: int) -> dict[str, Any]:
     r"""One row: this method and peft's, in this process."""
     models = with_peft(load(name), method)
-    assert trainable(models[0]) == trainable(models[1]), "not the same method: another number of parameters"
+    assert methods.trainable(models[0]) == methods.trainable(models[1]), (
+        "not the same method: another number of parameters"
+    )
     return _here(name, models, rounds)
 
 

@@ -50,15 +50,9 @@ def whole(
 
 
 def number(
-    name: str,
-    value: Any,
-    *,
-    least: float | None = None,
-    above: float | None = None,
-    most: float | None = None,
-    below: float | None = None,
-    such_as: float | None = None,
-) -> float:
+    name: str, value: Any, *, least: float | None = None, above: float | None = None, most: float | None = None,
+    below: float | None = None, such_as: float | None = None,
+) -> float:  # fmt: skip
     r"""`value` where it is a finite real number within the limits; else a CourseError.
 
     least and most belong to what is allowed, above and below do not.

@@ -3,7 +3,7 @@ r"""One description of the model families the course knows, read from a config a
 Everything that is counted or predicted (parameters, memory, LoRA shapes) starts from these shapes. A test builds
 each family on the meta device and checks that the modules found there are exactly the ones described here.
 
-Open `shapes.py` first: what a description says. `families.py` lists the families; each has one function.
+Open `shapes.py` first: what a description says. `families.py` has one function for each family, and lists them.
 """
 
 from coursekit.architecture.families import describe

@@ -44,13 +44,9 @@ class Watched:
 
 
 def watch(
-    command: Sequence[str],
-    *,
-    env: Mapping[str, str] | None = None,
-    timeout: float | None = None,
-    stop: threading.Event | None = None,
-    log: IO[Any] | None = None,
-) -> Watched:
+    command: Sequence[str], *, env: Mapping[str, str] | None = None, timeout: float | None = None,
+    stop: threading.Event | None = None, log: IO[Any] | None = None,
+) -> Watched:  # fmt: skip
     r"""Runs `command` to its end, at most `timeout` seconds. Nothing of its tree outlives this call, nor this process.
 
     The command gets a session of its own: Ctrl-C reaches this process alone, which then ends the tree itself

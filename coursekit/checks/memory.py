@@ -260,12 +260,9 @@ def _room(bill: Bill, cards: int, stage: int, size: float) -> int:
 
 
 def _filled(
-    bills: Sequence[Bill],
-    cards: int,
-    size: float,
-    stages: Sequence[int] = STAGES,
+    bills: Sequence[Bill], cards: int, size: float, stages: Sequence[int] = STAGES,
     most: Callable[[Bill, int, int, float], int] = _room,
-) -> list[Plan]:
+) -> list[Plan]:  # fmt: skip
     r"""Each bill at each stage at which it fits, with as many sequences as it has room for."""
     found = ((bill, stage, most(bill, cards, stage, size)) for bill in bills for stage in stages)
     return [(bill[0], stage, n, _on_a_card(bill, cards, stage, n)) for bill, stage, n in found if n >= 1]

@@ -19,16 +19,9 @@ def gptq(W: Tensor, H: Tensor, step: Tensor) -> Tensor:
 
 
 def _gptq(
-    W: Tensor,
-    H: Tensor,
-    step: Tensor,
-    most: int = MOST,
-    sign: int = 1,
-    rows: str = "inverse of what is left",
-    divided: bool = True,
-    lost_of: str = "moved",
-    backwards: bool = False,
-) -> Tensor:
+    W: Tensor, H: Tensor, step: Tensor, most: int = MOST, sign: int = 1, rows: str = "inverse of what is left",
+    divided: bool = True, lost_of: str = "moved", backwards: bool = False,
+) -> Tensor:  # fmt: skip
     first, W, inverse = W, W.clone(), torch.linalg.inv(H)
     n = W.shape[1]
     for j in reversed(range(n)) if backwards else range(n):

@@ -73,16 +73,9 @@ def prefix_attention(q: Tensor, k: Tensor, v: Tensor, p_k: Tensor, p_v: Tensor) 
 
 
 def _prefixed(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    p_k: Tensor,
-    p_v: Tensor,
-    diagonal: int | None,
-    scale: float | None = None,
-    hidden: float = float("-inf"),
-    over: int = -1,
-) -> Tensor:
+    q: Tensor, k: Tensor, v: Tensor, p_k: Tensor, p_v: Tensor, diagonal: int | None, scale: float | None = None,
+    hidden: float = float("-inf"), over: int = -1,
+) -> Tensor:  # fmt: skip
     keys, values = torch.cat([p_k, k]), torch.cat([p_v, v])
     scores = q @ keys.T * (q.shape[1] ** -0.5 if scale is None else scale)
     if diagonal is not None:

@@ -63,13 +63,9 @@ def target(given: Arguments, new: tuple[Tensor, Tensor, Tensor]) -> float:
 
 
 def log_ratios(
-    E: Tensor,
-    W: Tensor,
-    W0: Tensor,
-    x: Float[Tensor, "n prompt"],
-    chosen: Int[Tensor, " n"],
+    E: Tensor, W: Tensor, W0: Tensor, x: Float[Tensor, "n prompt"], chosen: Int[Tensor, " n"],
     rejected: Int[Tensor, " n"],
-) -> tuple[float, float]:
+) -> tuple[float, float]:  # fmt: skip
     r"""Mean $\ln \pi/\pi_0$ of the chosen and of the rejected answers."""
     moved = log_pi(E, W, x) - log_pi(E, W0, x)
     one, other = (moved.gather(1, y[:, None]).mean().item() for y in (chosen, rejected))

@@ -6,40 +6,9 @@ from dataclasses import replace
 
 from torch import nn
 
+from coursekit import methods
 from coursekit.experiments.bench import Bench
 from coursekit.experiments.recipe import Candidate, alone, on_codes
-from coursekit.methods import (
-    IA3,
-    OFT,
-    AdapterDrop,
-    BitFit,
-    ByType,
-    Compacter,
-    CompacterPlus,
-    FishMask,
-    FreezeAndReconfigure,
-    FullFineTuning,
-    HeadOnly,
-    HoulsbyAdapter,
-    Hybrid,
-    IntrinsicSAID,
-    LinAdapter,
-    LlamaAdapter,
-    LoRA,
-    MAMAdapter,
-    NormTuning,
-    ParallelAdapter,
-    PfeifferAdapter,
-    PrefixTuning,
-    PromptTuning,
-    PTuning,
-    SelectRows,
-    SHiRA,
-    SparseAdapter,
-    TopLayers,
-    UniPELT,
-    VeRA,
-)
 from coursekit.methods.mechanism.method import Method
 
 __all__ = ["CANDIDATES", "EVERY", "NAMES", "TWINS", "Candidate", "alone", "drawn", "on_batches", "primed"]
@@ -69,56 +38,59 @@ def primed(method: Method, model: nn.Module, bench: Bench, seed: int) -> nn.Modu
 #: the table in data/evidence/comparison.csv. (LLaMA-Adapter, for decoders only, has a relative's; VeRA and OFT have the
 #: best of three for one seed.)
 CANDIDATES: dict[str, Candidate] = {
-    "head": Candidate("baseline", HeadOnly(), 3e-1),
-    "full": Candidate("baseline", FullFineTuning(), 1e-4),
-    "houlsby": Candidate("additive", HoulsbyAdapter(r=16), 3e-3),
-    "pfeiffer": Candidate("additive", PfeifferAdapter(r=16), 1e-2),
-    "parallel": Candidate("additive", ParallelAdapter(r=16), 1e-2),
-    "lin": Candidate("additive", LinAdapter(r=16), 3e-3),
-    "adapter-drop": Candidate("additive", AdapterDrop(PfeifferAdapter(r=16), n=2), 3e-2),
+    "head": Candidate("baseline", methods.HeadOnly(), 3e-1),
+    "full": Candidate("baseline", methods.FullFineTuning(), 1e-4),
+    "houlsby": Candidate("additive", methods.HoulsbyAdapter(r=16), 3e-3),
+    "pfeiffer": Candidate("additive", methods.PfeifferAdapter(r=16), 1e-2),
+    "parallel": Candidate("additive", methods.ParallelAdapter(r=16), 1e-2),
+    "lin": Candidate("additive", methods.LinAdapter(r=16), 3e-3),
+    "adapter-drop": Candidate("additive", methods.AdapterDrop(methods.PfeifferAdapter(r=16), n=2), 3e-2),
     # A wide adapter of which a fifth is left: the paper's Large-Sparse.
     "sparse-adapter": Candidate(
-        "additive", SparseAdapter(HoulsbyAdapter(r=64, init="bert"), pruned=0.8, score="snip"), 1e-2, on_batches
+        "additive", methods.SparseAdapter(methods.HoulsbyAdapter(r=64, init="bert"), pruned=0.8, score="snip"), 1e-2,
+        on_batches,
     ),
-    "ia3": Candidate("additive", IA3(), 1e-1),
-    "prompt": Candidate("additive", PromptTuning(n=20), 1.0),
-    "prefix": Candidate("additive", PrefixTuning(n=20), 3e-2),
+    "ia3": Candidate("additive", methods.IA3(), 1e-1),
+    "prompt": Candidate("additive", methods.PromptTuning(n=20), 1.0),
+    "prefix": Candidate("additive", methods.PrefixTuning(n=20), 3e-2),
     # Its network is needed to train; a trained task keeps the vectors that it made.
-    "p-tuning": Candidate("additive", PTuning(n=20), 3e-4, keep={"encoder": False}),
-    "llama-adapter": Candidate("additive", LlamaAdapter(n=10), 1e-2),
-    "bitfit": Candidate("selective", BitFit(), 1e-2),
-    "bitfit-query": Candidate("selective", BitFit(biases="query-and-second-mlp"), 3e-2),
-    "norms": Candidate("selective", NormTuning(), 1e-2),
-    "top-layers": Candidate("selective", TopLayers(k=2), 1e-3),
-    "attention": Candidate("selective", ByType(("attention",)), 3e-4),
-    "fish-mask": Candidate("selective", FishMask(keep=0.005), 1e-2, on_batches),
-    "shira": Candidate("selective", SHiRA(r=8), 1e-2, drawn),
-    "far": Candidate("selective", FreezeAndReconfigure(learners=0.1), 3e-3, primed),
-    "rows": Candidate("selective", SelectRows(rows=0.1), 3e-3),
-    "said": Candidate("reparameterised", IntrinsicSAID(d=1000), 1e-1),
-    "lora": Candidate("reparameterised", LoRA(r=8, alpha=16), 1e-2),
-    "dora": Candidate("reparameterised", LoRA(r=8, alpha=16, dora=True), 1e-2),
+    "p-tuning": Candidate("additive", methods.PTuning(n=20), 3e-4, keep={"encoder": False}),
+    "llama-adapter": Candidate("additive", methods.LlamaAdapter(n=10), 1e-2),
+    "bitfit": Candidate("selective", methods.BitFit(), 1e-2),
+    "bitfit-query": Candidate("selective", methods.BitFit(biases="query-and-second-mlp"), 3e-2),
+    "norms": Candidate("selective", methods.NormTuning(), 1e-2),
+    "top-layers": Candidate("selective", methods.TopLayers(k=2), 1e-3),
+    "attention": Candidate("selective", methods.ByType(("attention",)), 3e-4),
+    "fish-mask": Candidate("selective", methods.FishMask(keep=0.005), 1e-2, on_batches),
+    "shira": Candidate("selective", methods.SHiRA(r=8), 1e-2, drawn),
+    "far": Candidate("selective", methods.FreezeAndReconfigure(learners=0.1), 3e-3, primed),
+    "rows": Candidate("selective", methods.SelectRows(rows=0.1), 3e-3),
+    "said": Candidate("reparameterised", methods.IntrinsicSAID(d=1000), 1e-1),
+    "lora": Candidate("reparameterised", methods.LoRA(r=8, alpha=16), 1e-2),
+    "dora": Candidate("reparameterised", methods.LoRA(r=8, alpha=16, dora=True), 1e-2),
     # Its seed is kept, and not the A and B that are drawn from it.
-    "vera": Candidate("reparameterised", VeRA(r=256, save_projection=False), 1e-1),
-    "oft": Candidate("reparameterised", OFT(block_size=32), 1e-2),
-    "qlora": Candidate("reparameterised", LoRA(r=8, alpha=16, targets="all-linear"), 1e-3, on_codes),
-    "lora-bitfit": Candidate("hybrid", Hybrid(LoRA(r=8, alpha=16), BitFit()), 3e-3),
-    "compacter": Candidate("hybrid", Compacter(), 1e-2),
-    "compacter-plus": Candidate("hybrid", CompacterPlus(), 3e-2),
-    "mam": Candidate("hybrid", MAMAdapter(n=30, hidden=None), 1e-3),
-    "unipelt": Candidate("hybrid", UniPELT(n=10, hidden=None), 1e-2),
+    "vera": Candidate("reparameterised", methods.VeRA(r=256, save_projection=False), 1e-1),
+    "oft": Candidate("reparameterised", methods.OFT(block_size=32), 1e-2),
+    "qlora": Candidate("reparameterised", methods.LoRA(r=8, alpha=16, targets="all-linear"), 1e-3, on_codes),
+    "lora-bitfit": Candidate("hybrid", methods.Hybrid(methods.LoRA(r=8, alpha=16), methods.BitFit()), 3e-3),
+    "compacter": Candidate("hybrid", methods.Compacter(), 1e-2),
+    "compacter-plus": Candidate("hybrid", methods.CompacterPlus(), 3e-2),
+    "mam": Candidate("hybrid", methods.MAMAdapter(n=30, hidden=None), 1e-3),
+    "unipelt": Candidate("hybrid", methods.UniPELT(n=10, hidden=None), 1e-2),
 }  # fmt: skip
 
 #: Beside them what a fair comparison of two of them needs, by name: `coursekit compare` runs these where it is told to.
 TWINS: dict[str, Candidate] = {
     # QLoRA's targets without its 4-bit base.
-    "lora-all-linear": Candidate("reparameterised", LoRA(r=8, alpha=16, targets="all-linear"), 1e-3),
+    "lora-all-linear": Candidate("reparameterised", methods.LoRA(r=8, alpha=16, targets="all-linear"), 1e-3),
     # The same with other starts, at the rates that data/evidence/lora.csv found.
-    "pissa": Candidate("reparameterised", LoRA(r=8, alpha=16, targets="all-linear", init="pissa"), 3e-4),
-    "olora": Candidate("reparameterised", LoRA(r=8, alpha=16, targets="all-linear", init="olora"), 3e-4),
-    "eva": Candidate("reparameterised", LoRA(r=8, alpha=16, targets="all-linear", init="eva"), 3e-4, on_batches),
+    "pissa": Candidate("reparameterised", methods.LoRA(r=8, alpha=16, targets="all-linear", init="pissa"), 3e-4),
+    "olora": Candidate("reparameterised", methods.LoRA(r=8, alpha=16, targets="all-linear", init="olora"), 3e-4),
+    "eva": Candidate(
+        "reparameterised", methods.LoRA(r=8, alpha=16, targets="all-linear", init="eva"), 3e-4, on_batches
+    ),
     # As many entries as the Fisher mask chooses, by chance.
-    "random-mask": Candidate("selective", FishMask(keep=0.005, score="random"), 1e-2, drawn),
+    "random-mask": Candidate("selective", methods.FishMask(keep=0.005, score="random"), 1e-2, drawn),
 }
 
 #: All of them.

@@ -27,14 +27,9 @@ AROUND = "around"
 
 
 def compare(
-    out: str | Path,
-    setting: Setting,
-    methods: Sequence[str] | None = None,
-    seeds: Sequence[int] = (0, 1, 2),
-    try_rates: str | Sequence[float] | None = None,
-    *,
-    say: Callable[[str], Any] = print,
-) -> list[Run]:
+    out: str | Path, setting: Setting, methods: Sequence[str] | None = None, seeds: Sequence[int] = (0, 1, 2),
+    try_rates: str | Sequence[float] | None = None, *, say: Callable[[str], Any] = print,
+) -> list[Run]:  # fmt: skip
     r"""Train `methods` (default: all of `CANDIDATES`) with every seed; give back their runs, old and new.
 
     out: a CSV as `experiments.table` has it; runs that are in it already are not made again, and several processes may

@@ -114,13 +114,9 @@ def split_attention(model: str) -> Any:
     if own.model_type != "gpt2":
         return own
     return OPTConfig(
-        hidden_size=own.n_embd,
-        word_embed_proj_dim=own.n_embd,
-        ffn_dim=4 * own.n_embd,
-        num_hidden_layers=own.n_layer,
-        num_attention_heads=own.n_head,
-        vocab_size=own.vocab_size,
-    )
+        hidden_size=own.n_embd, word_embed_proj_dim=own.n_embd, ffn_dim=4 * own.n_embd,
+        num_hidden_layers=own.n_layer, num_attention_heads=own.n_head, vocab_size=own.vocab_size,
+    )  # fmt: skip
 
 
 def query_and_value(shapes: Any) -> tuple[str, str]:

@@ -48,14 +48,9 @@ class PrefixCache:
 
 
 def score_choices(
-    model: nn.Module,
-    tokenizer: Any,
-    prompts: Sequence[str],
-    choices: Sequence[str],
-    batch_size: int = 64,
-    *,
+    model: nn.Module, tokenizer: Any, prompts: Sequence[str], choices: Sequence[str], batch_size: int = 64, *,
     cache: bool = True,
-) -> Float[Tensor, "prompts choices"]:
+) -> Float[Tensor, "prompts choices"]:  # fmt: skip
     r"""The logit of each choice's first token after each prompt, on the CPU.
 
     A choice usually begins with a space. Raises CourseError for two choices that begin with the same token.

@@ -18,16 +18,9 @@ from coursekit.tasks.task import task_of
 
 
 def accuracy(
-    model: nn.Module,
-    prepared: Prepared,
-    split: str = "test",
-    limit: int | None = None,
-    batch_size: int = 64,
-    *,
-    shots: int = 0,
-    cache: bool = True,
-    progress: bool = True,
-) -> Score:
+    model: nn.Module, prepared: Prepared, split: str = "test", limit: int | None = None, batch_size: int = 64, *,
+    shots: int = 0, cache: bool = True, progress: bool = True,
+) -> Score:  # fmt: skip
     r"""Share of the first `limit` rows of `split` whose class the model finds.
 
     An encoder answers with its largest logit, a decoder with the label word whose first token has the largest logit
@@ -44,16 +37,9 @@ def accuracy(
 
 
 def class_logits(
-    model: nn.Module,
-    prepared: Prepared,
-    split: str = "test",
-    limit: int | None = None,
-    batch_size: int = 64,
-    *,
-    shots: int = 0,
-    cache: bool = True,
-    progress: bool = True,
-) -> tuple[Float[Tensor, "rows classes"], Int[Tensor, " rows"]]:
+    model: nn.Module, prepared: Prepared, split: str = "test", limit: int | None = None, batch_size: int = 64, *,
+    shots: int = 0, cache: bool = True, progress: bool = True,
+) -> tuple[Float[Tensor, "rows classes"], Int[Tensor, " rows"]]:  # fmt: skip
     r"""What `accuracy` decides by: a logit for each class of each row, and the classes that are right."""
     rows, task = first_rows(prepared.split(split), limit), task_of(prepared)
     if task is None:

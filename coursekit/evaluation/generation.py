@@ -13,16 +13,9 @@ from coursekit.tasks.prepared import pad_id
 
 
 def generate(
-    model: nn.Module,
-    tokenizer: Any,
-    prompts: Sequence[str],
-    *,
-    max_new_tokens: int = 32,
-    batch_size: int = 16,
-    add_special_tokens: bool = True,
-    progress: bool = True,
-    **settings: Any,
-) -> list[str]:
+    model: nn.Module, tokenizer: Any, prompts: Sequence[str], *, max_new_tokens: int = 32, batch_size: int = 16,
+    add_special_tokens: bool = True, progress: bool = True, **settings: Any,
+) -> list[str]:  # fmt: skip
     r"""What the model writes after each prompt, greedily unless `settings` (for `model.generate`) say otherwise.
 
     Only the new text is returned, up to the end-of-text token. Prompts are padded on the left, so that all rows of a

@@ -90,13 +90,9 @@ def load_domains(new: str = "tweet", olds: Sequence[str] = OLDS) -> Domains:
         name: prepare_text({"test": found["test"]}, tokenizer, BLOCK).data["test"] for name, found in texts.items()
     }
     return Domains(
-        tokenizer,
-        prepare_text(together, tokenizer, BLOCK),
-        prepare_text(texts[new], tokenizer, BLOCK),
-        tests,
-        tuple(olds),
-        new,
-    )
+        tokenizer, prepare_text(together, tokenizer, BLOCK), prepare_text(texts[new], tokenizer, BLOCK), tests,
+        tuple(olds), new,
+    )  # fmt: skip
 
 
 def pretrained(
@@ -137,16 +133,9 @@ class Remedy:
         return {"LoRA": LORA_RATE, "OFT": OFT_RATE}.get(self.kind, RATE)
 
     def tune(
-        self,
-        model: LlamaForCausalLM,
-        domains: Domains,
-        steps: int = 100,
-        batch_size: int = 16,
-        seed: int = 0,
-        *,
-        lr: float | None = None,
-        progress: bool = False,
-    ) -> tuple[LlamaForCausalLM, History]:
+        self, model: LlamaForCausalLM, domains: Domains, steps: int = 100, batch_size: int = 16, seed: int = 0, *,
+        lr: float | None = None, progress: bool = False,
+    ) -> tuple[LlamaForCausalLM, History]:  # fmt: skip
         r"""A copy of `model` that has learned the new domain this way, in `steps` steps whatever the way.
 
         lr: instead of `rate`.
@@ -174,15 +163,9 @@ class Remedy:
                 seen = domains.old.data["train"].select(range(_SEEN)).to_list()
                 objective = EWC(model, [domains.old.collate(seen)], self.strength)
         history = fit(
-            model,
-            data,
-            steps=steps,
-            batch_size=batch_size,
-            lr=self.rate if lr is None else lr,
-            seed=seed,
-            objective=objective,
-            progress=progress,
-        )
+            model, data, steps=steps, batch_size=batch_size, lr=self.rate if lr is None else lr, seed=seed,
+            objective=objective, progress=progress,
+        )  # fmt: skip
         if self.kind == "WiSE-FT":  # θ⁰ + c (θ − θ⁰)
             for old, new in zip(start.parameters(), model.parameters(), strict=True):
                 new.data.lerp_(old.data, 1 - self.strength)

@@ -16,14 +16,9 @@ from coursekit.grading.folder import Batch, note
 
 
 def grade_lines(
-    batch: Batch,
-    *,
-    jobs: int = 1,
-    only: Iterable[str] = (),
-    everything: bool = False,
-    executor: Executor | None = None,
-    keep: bool = False,
-) -> list[dict[str, Any]]:
+    batch: Batch, *, jobs: int = 1, only: Iterable[str] = (), everything: bool = False,
+    executor: Executor | None = None, keep: bool = False,
+) -> list[dict[str, Any]]:  # fmt: skip
     r"""Grade the lines of the manifest that have no result yet; returns the results of all that have one then.
 
     only: ids of submissions. everything: also what has a result. executor: any of concurrent.futures' kind, also

@@ -91,14 +91,9 @@ def bwrap_command(
 
 
 def podman_command(
-    lib: Path,
-    stage: Path,
-    limits: Limits,
-    inside: dict[str, str],
-    models: Path | None,
-    user: int | None = None,
+    lib: Path, stage: Path, limits: Limits, inside: dict[str, str], models: Path | None, user: int | None = None,
     name: str = "",
-) -> list[str]:
+) -> list[str]:  # fmt: skip
     r"""podman's command line, to which the program is appended.
     user: the slot's, where it has one. name: of the container, which stays until somebody removes it.
 

@@ -35,15 +35,9 @@ class BwrapRunner:
     server_writes: ClassVar[bool] = True
 
     def __init__(
-        self,
-        number: int,
-        work: Path,
-        lib: Path,
-        limits: Limits,
-        preload: list[str],
-        hidden: list[Path],
+        self, number: int, work: Path, lib: Path, limits: Limits, preload: list[str], hidden: list[Path],
         models: Path | None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.folder = work / f"slot-{number}"
         self.stage, self.home = self.folder / "in", self.folder / "home"
         names = ("report", "before", "output", "questions")
@@ -116,14 +110,9 @@ class BwrapRunner:
         command = self.as_user([sys.executable, "-P", "-m", f"{INSIDE}.prefork_server"])
         self._buffer, self._warm = b"", False
         process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=environment,
-            cwd=self.lib,
-            start_new_session=True,
-        )
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment,
+            cwd=self.lib, start_new_session=True,
+        )  # fmt: skip
         self._process = process
         process.stdin.write(json.dumps({"preload": self.preload, "home": str(self.home)}).encode() + b"\n")
         process.stdin.flush()

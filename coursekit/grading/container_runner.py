@@ -56,16 +56,9 @@ class ContainerRunner(BwrapRunner):
             os.close(tell)
             try:
                 verdict = supervise(
-                    lambda: _code(process),
-                    hear,
-                    report,
-                    before,
-                    output,
-                    self.questions.read_bytes(),
-                    feed,
-                    limits,
+                    lambda: _code(process), hear, report, before, output, self.questions.read_bytes(), feed, limits,
                     _sampler(process, self.user),
-                )
+                )  # fmt: skip
                 if self.box == "podman" and verdict["end"] == "exit":
                     verdict |= _end_of_container(name, self.output)
                 return verdict

@@ -181,13 +181,9 @@ class Run:
 
     def _mark(self, ids: list[str]) -> Any:
         return self._read(
-            "mark",
-            before=str(self.slot.before),
-            report=str(self.slot.report),
-            most=self.assignment.limits.file + 2**20,
-            ids=ids,
-            variant=self.variant,
-        )
+            "mark", before=str(self.slot.before), report=str(self.slot.report),
+            most=self.assignment.limits.file + 2**20, ids=ids, variant=self.variant,
+        )  # fmt: skip
 
     def _gate(
         self, skip: list[int], ids: list[str], whole: dict[str, Any] | None = None, seconds: float = 0.0
@@ -250,12 +246,9 @@ class Run:
         return cell
 
     def _answered(
-        self,
-        pending: list[str],
-        verdict: dict[str, Any],
-        exercises: dict[str, dict[str, Any]],
+        self, pending: list[str], verdict: dict[str, Any], exercises: dict[str, dict[str, Any]],
         failed: dict[int, dict[str, Any]],
-    ) -> None:
+    ) -> None:  # fmt: skip
         r"""Take what was answered; whoever was being asked when the box ended, ended it."""
         for id in pending:
             one = exercises.get(id)
@@ -275,16 +268,9 @@ class Run:
             self._settle(pending[0], *_ending(verdict))
 
     def _settle(
-        self,
-        id: str,
-        status: str,
-        message: str,
-        right: int = 0,
-        cases: int = 0,
-        where: int | None = None,
-        share: float | None = None,
-        measured: float | None = None,
-    ) -> None:
+        self, id: str, status: str, message: str, right: int = 0, cases: int = 0, where: int | None = None,
+        share: float | None = None, measured: float | None = None,
+    ) -> None:  # fmt: skip
         training = id in self.assignment.budgets
         cases, of = cases or (1 if training else self.assignment.cases), self.assignment.points[id]
         share = right / cases if share is None else share

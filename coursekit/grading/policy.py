@@ -107,12 +107,9 @@ def _table(content: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _by_student(
-    path: Path,
-    needed: tuple[str, ...],
-    more: tuple[str, ...],
-    known: tuple[set[str], set[str]],
+    path: Path, needed: tuple[str, ...], more: tuple[str, ...], known: tuple[set[str], set[str]],
     read: Callable[[dict[str, str], str], Any],
-) -> dict[tuple[str, str], Any]:
+) -> dict[tuple[str, str], Any]:  # fmt: skip
     r"""What a file says of each (id, notebook); "" is every notebook. known: the ids, and the notebooks."""
     found: dict[tuple[str, str], Any] = {}
     names, rows = tables.read(path, needed) if path.is_file() else ([], [])

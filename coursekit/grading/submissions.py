@@ -51,13 +51,9 @@ class Found:
 
 
 def find(
-    folder: Path,
-    roster: Path | None = None,
-    groups: Path | None = None,
-    every: bool = False,
-    without: Collection[str] = (),
-    notebooks: Collection[str] = (),
-) -> Found:
+    folder: Path, roster: Path | None = None, groups: Path | None = None, every: bool = False,
+    without: Collection[str] = (), notebooks: Collection[str] = (),
+) -> Found:  # fmt: skip
     r"""The submissions in `folder`: each a notebook, a zip or a folder, called by its student's id.
 
     With a roster also names of which an id is a part between underscores (`06_lora_ann_b.ipynb`: the longest counts),

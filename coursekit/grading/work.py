@@ -62,18 +62,9 @@ class Work:
         }
 
     def stage(
-        self,
-        path: str,
-        stage: str,
-        notebook: str,
-        skip: list[int],
-        ids: list[str],
-        parameters: dict[str, Any],
-        variant: int | None,
-        handed_out: list[str],
-        whole: bool,
-        seconds: float,
-    ) -> dict[str, Any]:
+        self, path: str, stage: str, notebook: str, skip: list[int], ids: list[str], parameters: dict[str, Any],
+        variant: int | None, handed_out: list[str], whole: bool, seconds: float,
+    ) -> dict[str, Any]:  # fmt: skip
         r"""Look at a submission and write what the box is shown of it into `stage`, for the exercises `ids`.
 
         whole: the notebook as it came; else the slice that the exercises need. skip: leave out these cells, which

@@ -94,15 +94,10 @@ ENTRIES = (
     Setting("modules_to_save", absent=(), binding=False, read=lambda n: tuple(n or ()), write=list, rare=True),
     Setting("lora_bias", absent=False, read=bool, rare=True),
     Setting(
-        "init",
-        "init_lora_weights",
-        absent=None,
-        binding=False,
-        read=_start,
-        write=lambda init: _start(init) or True,
-        rare=True,
+        "init", "init_lora_weights", absent=None, binding=False, read=_start,
+        write=lambda init: _start(init) or True, rare=True,
     ),
-)
+)  # fmt: skip
 
 
 def checked(method: Any) -> dict[str, Any]:

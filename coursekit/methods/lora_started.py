@@ -94,12 +94,9 @@ class Started(BranchMethod):
     rho: ClassVar[int] = 2
 
     def attach(
-        self,
-        model: nn.Module,
-        name: str = "default",
-        exact: nn.Module | None = None,
+        self, model: nn.Module, name: str = "default", exact: nn.Module | None = None,
         batches: Iterable[Any] | None = None,
-    ) -> nn.Module:
+    ) -> nn.Module:  # fmt: skip
         r"""Attach, at the start that `init` names.
 
         exact: for "loftq", the model before its weights went into codes; it is left as it is. batches: for "eva",

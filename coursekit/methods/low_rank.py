@@ -35,12 +35,9 @@ def branch(
 
 
 def branch_gradients(
-    g: Float[Tensor, "n out"],
-    x: Float[Tensor, "*batch in"],
-    sAx: Float[Tensor, "*batch r"],
-    B: Float[Tensor, "out r"],
-    s: float,
-) -> tuple[Float[Tensor, "n r"], Float[Tensor, "r in"], Float[Tensor, "out r"]]:
+    g: Float[Tensor, "n out"], x: Float[Tensor, "*batch in"], sAx: Float[Tensor, "*batch r"],
+    B: Float[Tensor, "out r"], s: float,
+) -> tuple[Float[Tensor, "n r"], Float[Tensor, "r in"], Float[Tensor, "out r"]]:  # fmt: skip
     r"""$\partial L/\partial(Ax) = s\,gB$, $\partial L/\partial A$ and $\partial L/\partial B$, from g over n tokens."""
     dAx = (g @ B).mul_(s)  # (n, out)(out, r) -> (n, r)
     dA = dAx.t() @ x.reshape(-1, x.shape[-1])  # (r, n)(n, in) -> (r, in)
@@ -80,14 +77,9 @@ class LowRankLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        x: Float[Tensor, "*batch in"],
-        W: Float[Tensor, "out in"],
-        b: Float[Tensor, " out"] | None,
-        A: Float[Tensor, "r in"],
-        B: Float[Tensor, "out r"],
-        s: float,
-    ) -> Float[Tensor, "*batch out"]:
+        ctx: Any, x: Float[Tensor, "*batch in"], W: Float[Tensor, "out in"], b: Float[Tensor, " out"] | None,
+        A: Float[Tensor, "r in"], B: Float[Tensor, "out r"], s: float,
+    ) -> Float[Tensor, "*batch out"]:  # fmt: skip
         sAx, sBAx = branch(x, A, B, s)
         ctx.save_for_backward(x, sAx, W, A, B)
         ctx.s = s
@@ -106,12 +98,9 @@ class LowRankLinear(torch.autograd.Function):
 
 
 def low_rank_update(
-    y: Float[Tensor, "*batch out"],
-    x: Float[Tensor, "*batch in"],
-    A: Float[Tensor, "r in"],
-    B: Float[Tensor, "out r"],
-    s: float,
-) -> Float[Tensor, "*batch out"]:
+    y: Float[Tensor, "*batch out"], x: Float[Tensor, "*batch in"], A: Float[Tensor, "r in"],
+    B: Float[Tensor, "out r"], s: float,
+) -> Float[Tensor, "*batch out"]:  # fmt: skip
     r"""$y + s\,B(Ax)$; x is brought to A's precision first (fp32 adapters on a 16-bit base), the sum back to y's.
 
     Under autocast all three are brought to its precision, as it would do itself. Not in the function: its backward

@@ -23,13 +23,9 @@ from coursekit.models.hub import check_decoder, check_settings, finished, locate
 
 
 def load_decoder(
-    name: str | Path = "smollm2",
-    *,
-    device: str | torch.device | None = None,
-    dtype: str | torch.dtype | None = None,
-    attention: str | None = None,
-    quantize: str | None = None,
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    name: str | Path = "smollm2", *, device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None, attention: str | None = None, quantize: str | None = None,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:  # fmt: skip
     r"""A causal language model, in eval mode, and its tokenizer (which always has a padding token).
 
     name: "smollm2", a folder in the layout of the hub, or a hub id such as "meta-llama/Llama-3.1-8B".
@@ -47,14 +43,9 @@ def load_decoder(
 
 
 def load_encoder(
-    name: str | Path = "minilm",
-    num_labels: int = 2,
-    *,
-    device: str | torch.device | None = None,
-    dtype: str | torch.dtype | None = None,
-    attention: str | None = None,
-    seed: int = 0,
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    name: str | Path = "minilm", num_labels: int = 2, *, device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None, attention: str | None = None, seed: int = 0,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:  # fmt: skip
     r"""A sequence classifier, in eval mode, and its tokenizer.
 
     name: "minilm", a folder in the layout of the hub, or a hub id such as "FacebookAI/roberta-base".
@@ -70,14 +61,9 @@ def load_encoder(
 
 
 def _load(
-    auto: Any,
-    name: str | Path,
-    device: str | torch.device | None,
-    dtype: str | torch.dtype | None,
-    attention: str | None,
-    seed: int,
-    **settings: Any,
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    auto: Any, name: str | Path, device: str | torch.device | None, dtype: str | torch.dtype | None,
+    attention: str | None, seed: int, **settings: Any,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:  # fmt: skip
     r"""`auto.from_pretrained`, with everything that can go wrong said in one line."""
     check_settings(dtype, attention)
     device = pick_device(device)

@@ -19,14 +19,9 @@ from coursekit.memory.live import Live
 
 
 def lora_layer(
-    make: Callable[..., nn.Module],
-    W: Float[Tensor, "out in"],
-    b: Float[Tensor, " out"],
-    A: Float[Tensor, "r in"],
-    B: Float[Tensor, "out r"],
-    x: Float[Tensor, "*batch in"],
-    alpha: float,
-) -> Any:
+    make: Callable[..., nn.Module], W: Float[Tensor, "out in"], b: Float[Tensor, " out"], A: Float[Tensor, "r in"],
+    B: Float[Tensor, "out r"], x: Float[Tensor, "*batch in"], alpha: float,
+) -> Any:  # fmt: skip
     r"""(is silent at the start, how A starts, number of trained parameters, answer with A and B put in).
 
     make: a class that is made with a linear layer, r and alpha, and keeps A and B. A forward pass that gives no tensor
@@ -44,12 +39,9 @@ def lora_layer(
 
 
 def recomputed(
-    make: type[torch.autograd.Function],
-    W1: Float[Tensor, "f d"],
-    W2: Float[Tensor, "d f"],
-    x: Float[Tensor, "tokens d"],
-    g: Float[Tensor, "tokens d"],
-) -> Any:
+    make: type[torch.autograd.Function], W1: Float[Tensor, "f d"], W2: Float[Tensor, "d f"],
+    x: Float[Tensor, "tokens d"], g: Float[Tensor, "tokens d"],
+) -> Any:  # fmt: skip
     r"""(result, gradients of x, W1 and W2, how often the block ran, bytes that waited for the backward pass).
 
     make: a Function whose `apply(run, x)` stands for run(x), here a block of two matrices; g arrives from above. The
@@ -109,13 +101,9 @@ def start_of(A: Float[Tensor, "r in"]) -> str:
 
 
 def adapter_module(
-    make: Callable[..., nn.Module],
-    h: Float[Tensor, "*batch d"],
-    W_down: Float[Tensor, "r d"],
-    b_down: Float[Tensor, " r"],
-    W_up: Float[Tensor, "d r"],
-    b_up: Float[Tensor, " d"],
-) -> Any:
+    make: Callable[..., nn.Module], h: Float[Tensor, "*batch d"], W_down: Float[Tensor, "r d"],
+    b_down: Float[Tensor, " r"], W_up: Float[Tensor, "d r"], b_up: Float[Tensor, " d"],
+) -> Any:  # fmt: skip
     r"""(how it starts, number of trained parameters, output with these weights put in).
 
     make: a class that is made with d and r, and keeps two linear layers, down and up. A forward pass that gives no
@@ -172,12 +160,9 @@ class _Given(nn.Module):
 
 
 def inserted(
-    insert: Callable[..., Any],
-    load: Callable[[], nn.Module],
-    places: list[str],
-    start: list[tuple[Tensor, ...]],
+    insert: Callable[..., Any], load: Callable[[], nn.Module], places: list[str], start: list[tuple[Tensor, ...]],
     ids: Int[Tensor, "batch seq"],
-) -> Any:
+) -> Any:  # fmt: skip
     r"""(logits, trained parameters of the model, of the adapters, logits once every handle was asked to take its hook
     out).
 
@@ -204,13 +189,9 @@ OBLONG = (5, 9)
 
 
 def ia3_layer(
-    make: Callable[..., nn.Module],
-    W: Float[Tensor, "out in"],
-    b: Float[Tensor, " out"],
-    l: Float[Tensor, " width"],
-    x: Float[Tensor, "*batch in"],
-    side: str,
-) -> Any:
+    make: Callable[..., nn.Module], W: Float[Tensor, "out in"], b: Float[Tensor, " out"],
+    l: Float[Tensor, " width"], x: Float[Tensor, "*batch in"], side: str,
+) -> Any:  # fmt: skip
     r"""(is silent at the start, shape of l, number of trained parameters, output with l put in).
 
     make: a class that is made with a linear layer and a side, "output" or "input", and keeps its factors as l. A

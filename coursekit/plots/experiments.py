@@ -22,13 +22,9 @@ LINES: dict[str, dict[str, Any]] = {
 
 
 def accuracies(
-    found: Mapping[str, Any],
-    lines: Mapping[str, float] | None = None,
-    *,
-    colours: Mapping[str, str] | None = None,
-    seeds: Mapping[str, Sequence[float]] | None = None,
-    label: str = "test accuracy",
-) -> Axes:
+    found: Mapping[str, Any], lines: Mapping[str, float] | None = None, *, colours: Mapping[str, str] | None = None,
+    seeds: Mapping[str, Sequence[float]] | None = None, label: str = "test accuracy",
+) -> Axes:  # fmt: skip
     r"""One dot an arm, with its 95 % interval, in the order given.
 
     found: label -> `experiments.intervals.Interval`. lines: name -> accuracy, of `LINES` or others; what stands behind

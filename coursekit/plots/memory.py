@@ -79,12 +79,9 @@ def memory_bars(
 
 
 def step_over_time(
-    timeline: Sequence[Any],
-    ticks: Mapping[str, str],
-    waiting: int = 0,
-    beside: int = 0,
+    timeline: Sequence[Any], ticks: Mapping[str, str], waiting: int = 0, beside: int = 0,
     other: tuple[str, str, Sequence[Any]] | None = None,
-) -> Axes:
+) -> Axes:  # fmt: skip
     r"""Activations and gradients at each moment of a training step, and both together with their highest point, in MB.
 
     timeline: `Point`s of a `Breakdown`. ticks: label of a moment -> what the axis calls it, the first being where the

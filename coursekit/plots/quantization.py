@@ -115,13 +115,9 @@ def relative_gaps(rows: Mapping[str, Any], limits: tuple[float, float] | None = 
 
 
 def curves(
-    lines: Mapping[str, Mapping[float, float]],
-    xlabel: str,
-    ylabel: str,
-    logx: bool = False,
-    xticks: Sequence[float] | None = None,
-    yticks: Sequence[float] | None = None,
-) -> Axes:
+    lines: Mapping[str, Mapping[float, float]], xlabel: str, ylabel: str, logx: bool = False,
+    xticks: Sequence[float] | None = None, yticks: Sequence[float] | None = None,
+) -> Axes:  # fmt: skip
     r"""One line for each entry (label -> x -> y), named at its right end. xticks, yticks: where labels stand along an
     axis.
     """

@@ -42,13 +42,9 @@ class AdamW8bit(CheckedAdamW):
     """
 
     def __init__(
-        self,
-        params: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 1e-2,
-    ):
+        self, params: Iterable[nn.Parameter] | Iterable[dict[str, Any]], lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, weight_decay: float = 1e-2,
+    ):  # fmt: skip
         #: The two code tables, one pair for each device. Constants, so no part of the state that is saved.
         self.maps: dict[torch.device, tuple[Tensor, Tensor]] = {}
         super().__init__(params, lr, betas, eps, weight_decay)

@@ -75,12 +75,9 @@ class Linear4bit(nn.Linear):
     """
 
     def __init__(
-        self,
-        weight: Blockwise,
-        bias: Float[Tensor, " out"] | None = None,
-        compute_dtype: torch.dtype | None = None,
-        conv1d: bool = False,
-    ):
+        self, weight: Blockwise, bias: Float[Tensor, " out"] | None = None,
+        compute_dtype: torch.dtype | None = None, conv1d: bool = False,
+    ):  # fmt: skip
         super(nn.Linear, self).__init__()  # not nn.Linear's own: it would make a dense weight
         if len(weight.shape) != 2:
             raise CourseError(f"a weight of shape {tuple(weight.shape)} is no matrix: give codes of (out, in)")
@@ -93,13 +90,9 @@ class Linear4bit(nn.Linear):
 
     @classmethod
     def from_linear(
-        cls,
-        layer: nn.Module,
-        code: str = "nf4",
-        block: int = 64,
-        double: bool = True,
+        cls, layer: nn.Module, code: str = "nf4", block: int = 64, double: bool = True,
         compute_dtype: torch.dtype | None = None,
-    ) -> Linear4bit:
+    ) -> Linear4bit:  # fmt: skip
         r"""The layer with its weight quantized; `layer` is left as it is, and the bias is shared with it.
 
         Raises CourseError for anything but a linear layer with a dense weight.

@@ -48,13 +48,9 @@ def llama_config(size: str) -> Any:
         raise unknown("size of LLaMA", size, rows)
     shape = {key: int(rows[size][key]) for key in ("d_model", "layers", "heads", "d_ff", "vocab")}
     return LlamaConfig(
-        hidden_size=shape["d_model"],
-        num_hidden_layers=shape["layers"],
-        num_attention_heads=shape["heads"],
-        intermediate_size=shape["d_ff"],
-        vocab_size=shape["vocab"],
-        tie_word_embeddings=False,
-    )
+        hidden_size=shape["d_model"], num_hidden_layers=shape["layers"], num_attention_heads=shape["heads"],
+        intermediate_size=shape["d_ff"], vocab_size=shape["vocab"], tie_word_embeddings=False,
+    )  # fmt: skip
 
 
 @lru_cache(maxsize=512)  # the same plans are asked for again and again, and a bill does not change

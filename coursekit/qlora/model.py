@@ -24,13 +24,9 @@ SKIP = ("lm_head",)
 
 
 def quantize_model(
-    model: nn.Module,
-    skip: Iterable[str] | str = SKIP,
-    code: str = "nf4",
-    block: int = 64,
-    double: bool = True,
+    model: nn.Module, skip: Iterable[str] | str = SKIP, code: str = "nf4", block: int = 64, double: bool = True,
     compute_dtype: torch.dtype | None = None,
-) -> nn.Module:
+) -> nn.Module:  # fmt: skip
     r"""Put a `Linear4bit` in the place of every `nn.Linear` and `Conv1D` of `model`, in place, and give it back.
 
     skip: modules that keep their precision, named as the targets of methods are. Task heads keep it always, since

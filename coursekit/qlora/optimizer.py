@@ -23,14 +23,9 @@ class CheckedAdamW(Optimizer, ABC):
     r"""AdamW's settings, groups and closures, checked; how the states are kept is for subclasses to say."""
 
     def __init__(
-        self,
-        params: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
-        lr: float,
-        betas: tuple[float, float],
-        eps: float,
-        weight_decay: float,
-        **kernel: bool,
-    ):
+        self, params: Iterable[nn.Parameter] | Iterable[dict[str, Any]], lr: float, betas: tuple[float, float],
+        eps: float, weight_decay: float, **kernel: bool,
+    ):  # fmt: skip
         super().__init__(params, dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, **kernel))
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -107,12 +102,9 @@ def flat(p: nn.Parameter) -> Iterator[Tensor]:
 
 
 def step_(
-    p: Float[Tensor, "*shape"],
-    m: Float[Tensor, "*shape"],
-    v: Float[Tensor, "*shape"],
-    step: int,
+    p: Float[Tensor, "*shape"], m: Float[Tensor, "*shape"], v: Float[Tensor, "*shape"], step: int,
     group: Mapping[str, Any],
-) -> None:
+) -> None:  # fmt: skip
     r"""AdamW's step on the weights p from the moments m and v, in place (Loshchilov & Hutter 2019, algorithm 2).
 
     $$p \leftarrow (1 - \eta\lambda)\,p - \eta\,\frac{m/(1-\beta_1^t)}{\sqrt{v/(1-\beta_2^t)} + \epsilon}$$

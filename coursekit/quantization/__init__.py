@@ -14,26 +14,7 @@ from coursekit.quantization.hqq import quantize_hqq
 from coursekit.quantization.microscaling import Microscaled, quantize_microscaling
 
 __all__ = [
-    "CODES",
-    "Affine",
-    "Blockwise",
-    "Double",
-    "Error",
-    "Grid",
-    "Microscaled",
-    "code",
-    "decode_q4_1",
-    "dequantize",
-    "dequantize_8bit",
-    "dynamic_map",
-    "grid",
-    "measured_error",
-    "quantize_8bit",
-    "quantize_absmax",
-    "quantize_affine",
-    "quantize_blockwise",
-    "quantize_hqq",
-    "quantize_microscaling",
-    "stored_q4_1",
-    "unpack_q4_1",
-]
+    "CODES", "Affine", "Blockwise", "Double", "Error", "Grid", "Microscaled", "code", "decode_q4_1", "dequantize",
+    "dequantize_8bit", "dynamic_map", "grid", "measured_error", "quantize_8bit", "quantize_absmax",
+    "quantize_affine", "quantize_blockwise", "quantize_hqq", "quantize_microscaling", "stored_q4_1", "unpack_q4_1",
+]  # fmt: skip

@@ -49,12 +49,9 @@ class Grid:
 
 
 def grid(
-    low: Float[Tensor, "*groups"] | float,
-    high: Float[Tensor, "*groups"] | float,
-    bits: int = 4,
-    *,
+    low: Float[Tensor, "*groups"] | float, high: Float[Tensor, "*groups"] | float, bits: int = 4, *,
     symmetric: bool = False,
-) -> Grid:
+) -> Grid:  # fmt: skip
     r"""The k-bit grid that reaches from `low` to `high`, and to zero where that lies outside. k: 2 to 8.
 
     fp64 for fp64 and for plain numbers, else fp32. Raises CourseError for a width out of range and for ends that are
@@ -93,13 +90,9 @@ class Affine:
 
 
 def quantize_affine(
-    x: Float[Tensor, "*shape"],
-    bits: int = 4,
-    *,
-    symmetric: bool = False,
-    axis: int | None = None,
+    x: Float[Tensor, "*shape"], bits: int = 4, *, symmetric: bool = False, axis: int | None = None,
     block: int | None = None,
-) -> Affine:
+) -> Affine:  # fmt: skip
     r"""x in integers of `bits` bits, with one scale and zero point for all of it.
 
     axis: one for each index of that dimension (0: each output channel of a weight matrix). block: one for each so many

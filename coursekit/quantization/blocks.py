@@ -74,12 +74,9 @@ class Lookup:
 
 
 def decode(
-    packed: UInt8[Tensor, " bytes"],
-    absmax: Float[Tensor, " blocks"],
-    lookup: Lookup,
-    block: int,
+    packed: UInt8[Tensor, " bytes"], absmax: Float[Tensor, " blocks"], lookup: Lookup, block: int,
     out: Float[Tensor, " n"],
-) -> Float[Tensor, " n"]:
+) -> Float[Tensor, " n"]:  # fmt: skip
     r"""level[code] * absmax for every code, computed in fp32 and written to `out` in its own precision."""
     n, bits, start = len(out), lookup.bits, 0
     if fused.pays(packed, n, bits):

@@ -8,13 +8,6 @@ from coursekit.tasks.prepared import Prepared
 from coursekit.tasks.task import QUINTILES, WORDS, PreparedTask, Task, load_task, load_text
 
 __all__ = [
-    "Prepared",
-    "PreparedTask",
-    "Task",
-    "QUINTILES",
-    "WORDS",
-    "load_instructions",
-    "load_task",
-    "load_text",
+    "Prepared", "PreparedTask", "Task", "QUINTILES", "WORDS", "load_instructions", "load_task", "load_text",
     "prepare_instructions",
-]
+]  # fmt: skip

@@ -44,13 +44,9 @@ class Checkpoints:
     """
 
     def __init__(
-        self,
-        folder: Path | None,
-        parameters: Mapping[str, nn.Parameter],
-        stateful: Mapping[str, Any],
-        settings: dict,
-        writes: bool = True,
-    ) -> None:
+        self, folder: Path | None, parameters: Mapping[str, nn.Parameter], stateful: Mapping[str, Any],
+        settings: dict, writes: bool = True,
+    ) -> None:  # fmt: skip
         self.folder, self.parameters, self.stateful, self.settings = folder, parameters, stateful, settings
         self.writes, self.saved = writes, 0
 

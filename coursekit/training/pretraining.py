@@ -51,15 +51,9 @@ def train_tokenizer(texts: Iterable[str], vocab: int = 512) -> PreTrainedTokeniz
 
 
 def small_decoder(
-    vocab: int,
-    *,
-    d_model: int = 192,
-    layers: int = 2,
-    heads: int = 4,
-    context: int = 64,
-    seed: int = 0,
+    vocab: int, *, d_model: int = 192, layers: int = 2, heads: int = 4, context: int = 64, seed: int = 0,
     device: str | torch.device | None = None,
-) -> LlamaForCausalLM:
+) -> LlamaForCausalLM:  # fmt: skip
     r"""A Llama with random weights, in eval mode, in fp32, with feed-forward layers about 8/3 as wide as the model.
 
     Matrices are drawn from N(0, 1/d_model), so that an answer is about as large as its input. (The usual standard

@@ -74,12 +74,9 @@ def sample(
     logps = torch.zeros(n, max_new_tokens, device=device)
     with in_mode(model, training=False), torch.no_grad():
         found = model(
-            input_ids=prompt_ids,
-            attention_mask=prompt_mask,
-            position_ids=positions(prompt_mask),
-            use_cache=True,
+            input_ids=prompt_ids, attention_mask=prompt_mask, position_ids=positions(prompt_mask), use_cache=True,
             logits_to_keep=1,
-        )
+        )  # fmt: skip
         cache = found.cache
         cache.batch_repeat_interleave(group)
         logits = found.logits[:, -1].repeat_interleave(group, 0)  # (rows still writing, vocab)

@@ -35,14 +35,9 @@ class Update:
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        trained: Mapping[str, nn.Parameter],
-        optimizer: Optimizer,
-        objective: Objective | None,
-        clip: float | None,
-        half: torch.dtype | None,
-    ) -> None:
+        self, model: nn.Module, trained: Mapping[str, nn.Parameter], optimizer: Optimizer,
+        objective: Objective | None, clip: float | None, half: torch.dtype | None,
+    ) -> None:  # fmt: skip
         self.trained, self.optimizer, self.objective, self.clip = trained, optimizer, objective, clip
         # Precision and devices are settled by the model; Accelerate connects the processes.
         self.accelerator = Accelerator(mixed_precision="no")

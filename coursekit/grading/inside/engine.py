@@ -70,12 +70,9 @@ def warm(folder: Path) -> None:
 
 
 def run(
-    notebook: Path,
-    started: Callable[[int], None],
-    failed: Callable[[int, Failure], None],
-    parameters: dict[str, Any],
-    seconds: float,
-) -> None:
+    notebook: Path, started: Callable[[int], None], failed: Callable[[int, Failure], None],
+    parameters: dict[str, Any], seconds: float,
+) -> None:  # fmt: skip
     r"""Run a staged notebook's cells through papermill; tells the number of each as it starts, and what failed.
 
     seconds: that the run may take, 0 where others see to that: a cell that takes too large a share of them is passed

@@ -67,12 +67,9 @@ def main(job: Path = Path("/in")) -> None:
 
 
 def _answer(
-    exercise: str,
-    asked: Callable[..., Any] | None,
-    cases: list[list[Any]],
-    tell: Callable[[dict[str, Any]], None],
+    exercise: str, asked: Callable[..., Any] | None, cases: list[list[Any]], tell: Callable[[dict[str, Any]], None],
     trained: int | None,
-) -> None:
+) -> None:  # fmt: skip
     r"""trained: bytes that the tensors of a training may have; None for a function that is asked for values."""
 
     def failed(number: int, what: Failure) -> None:  # never its text, which could tell the questions

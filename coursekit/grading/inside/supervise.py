@@ -18,16 +18,9 @@ ASKED = b'{"event": "exercise", '
 
 
 def supervise(
-    poll: Callable[[], int | None],
-    stream: int,
-    report: int,
-    before: int,
-    output: int,
-    questions: bytes,
-    feed: int,
-    limits: dict[str, Any],
-    sample: Callable[[], tuple[int, int]] | None = None,
-) -> dict[str, Any]:
+    poll: Callable[[], int | None], stream: int, report: int, before: int, output: int, questions: bytes, feed: int,
+    limits: dict[str, Any], sample: Callable[[], tuple[int, int]] | None = None,
+) -> dict[str, Any]:  # fmt: skip
     r"""Watch one run until it ends or has to be ended; says how.
 
     poll: exit status of the process (negative: its signal), None while it runs.

@@ -1,9 +1,8 @@
 r"""What autograd keeps for the backward pass, and what forward and backward need on top: closed forms.
 
 Open `block.py` first: a block is a list of steps in the order of the forward pass. `step.py` has the picture of what
-is alive when; `norm.py`, `linear.py`, `attention.py` and `feed_forward.py` write the steps, `forward.py` knows the
-local variables of transformers' code, `stored.py` what a checkpoint leaves. What a method inserts writes its own
-steps: `coursekit.memory.inserted`.
+is alive when; `linear.py` writes the steps of matrices, `forward.py` knows the local variables of transformers' code,
+`stored.py` what a checkpoint leaves. What a method inserts writes its own steps: `coursekit.memory.inserted`.
 
 Symbols of the formulas: T = batch x sequence (tokens), K = batch x keys, S = heads x T x sequence (attention weights),
 d = d_model, q = heads x head size, kv = KV heads x head size, f = d_ff, V = vocabulary, r = LoRA rank.

@@ -73,15 +73,9 @@ class Builder:
     # Steps --------------------------------------------------------------------------------------------------------
 
     def add(
-        self,
-        name: str,
-        keeps: Iterable[Term],
-        work: int,
-        forward: int | None = None,
-        holds: int = 0,
-        leaves: int = 0,
-        early: Early | None = None,
-    ) -> None:
+        self, name: str, keeps: Iterable[Term], work: int, forward: int | None = None, holds: int = 0,
+        leaves: int = 0, early: Early | None = None,
+    ) -> None:  # fmt: skip
         r"""Write down a `Step`."""
         self.steps.append(Step(name, tuple(keeps), work, forward, holds, early, leaves))
 

@@ -25,14 +25,9 @@ class Bottleneck(nn.Module):
     """
 
     def __init__(
-        self,
-        d: int,
-        r: int,
-        activation: str = "relu",
-        init: str = "bert",
-        device: torch.device | None = None,
+        self, d: int, r: int, activation: str = "relu", init: str = "bert", device: torch.device | None = None,
         dtype: torch.dtype | None = None,
-    ):
+    ):  # fmt: skip
         super().__init__()
         self.down = nn.Linear(d, r, device=device, dtype=dtype)
         self.up = nn.Linear(r, d, device=device, dtype=dtype)

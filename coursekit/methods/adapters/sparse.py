@@ -3,7 +3,7 @@ r"""SparseAdapter (He et al. 2022, arXiv:2210.04284): an adapter with most of it
 $$A(x) = (M_{up} \odot W_{up})\,\sigma((M_{down} \odot W_{down})\,x + b_{down}) + b_{up}, \quad M \in \{0, 1\}$$
 
 The masks keep the weights with the largest scores, by one threshold over all bottlenecks; biases stay. One such
-projection, $(M \odot W)x + b$, is `pruned.PrunedLinear`; the scores are in `pruning_scores.py`.
+projection, $(M \odot W)x + b$, is `pruned.PrunedLinear`; the scores are in `pruning.py`.
 
 Pruning can come before training, after it, or again and again with training in between.
 """
@@ -89,13 +89,9 @@ class SparseAdapter(AroundAdapter):
             return self.prune(model, name, batches=batches)
 
     def prune(
-        self,
-        model: nn.Module,
-        name: str | None = None,
-        *,
-        batches: Iterable[dict[str, Tensor]] | None = None,
+        self, model: nn.Module, name: str | None = None, *, batches: Iterable[dict[str, Tensor]] | None = None,
         pruned: float | None = None,
-    ) -> nn.Module:
+    ) -> nn.Module:  # fmt: skip
         r"""Prune adapter `name` of `model`: `adapter` itself, trained or not, or one that is already pruned in part.
 
         pruned: fraction of all weights that is gone afterwards, instead of the method's own.

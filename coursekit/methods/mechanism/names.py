@@ -71,13 +71,9 @@ def _last_parts(key: str) -> re.Pattern[str]:
 
 
 def checked_names(
-    value: Any,
-    such_as: tuple[str, ...],
-    field: str = "targets",
-    least: int = 1,
-    words: tuple[str, ...] = (ALL_LINEAR,),
-    patterns: bool = False,
-) -> Names:
+    value: Any, such_as: tuple[str, ...], field: str = "targets", least: int = 1,
+    words: tuple[str, ...] = (ALL_LINEAR,), patterns: bool = False,
+) -> Names:  # fmt: skip
     r"""`value` as a tuple of names, as one of the `words`, or None. Raises CourseError for anything else.
 
     such_as: names for the error. least: how many names there must be. patterns: whether a string may also be a regular

@@ -159,12 +159,9 @@ class GatedPrompt(nn.Module):
         return (k * scaling).transpose(1, 2), gated
 
     def fast(
-        self,
-        q: Float[Tensor, "batch seq heads head_dim"],
-        keys: Float[Tensor, "heads head_dim n"],
-        values: Float[Tensor, "heads n head_dim"],
-        cap: float | None = None,
-    ) -> Float[Tensor, "batch seq d_q"]:
+        self, q: Float[Tensor, "batch seq heads head_dim"], keys: Float[Tensor, "heads head_dim n"],
+        values: Float[Tensor, "heads n head_dim"], cap: float | None = None,
+    ) -> Float[Tensor, "batch seq d_q"]:  # fmt: skip
         r"""The second summand, from what `keys_values` gave: the same as `forward`, and a quarter of its work.
 
         Keys and values are the same few in every row: one product for each head. cap: Gemma 2 keeps its scores between

@@ -87,12 +87,9 @@ class BehindPrefix:
     r"""Passed to an attention as its KV cache: gives back the prefix, then the contents of the real cache, if any."""
 
     def __init__(
-        self,
-        keys: Float[Tensor, "batch kv_heads n head_dim"],
-        values: Float[Tensor, "batch kv_heads n head_dim"],
-        cache: Any,
-        crop: int | None,
-    ):
+        self, keys: Float[Tensor, "batch kv_heads n head_dim"], values: Float[Tensor, "batch kv_heads n head_dim"],
+        cache: Any, crop: int | None,
+    ):  # fmt: skip
         self.keys, self.values, self.cache, self.crop = keys, values, cache, crop
 
     def update(self, k: Tensor, v: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
