@@ -271,11 +271,9 @@ def _classifier(arch: Architecture, num_labels: int) -> list[Named]:
         return [Named("classifier.weight", (num_labels, d)), Named("classifier.bias", (num_labels,))]
     if arch.family in ("roberta", "electra"):
         return [
-            Named("classifier.dense.weight", (d, d)),
-            Named("classifier.dense.bias", (d,)),
-            Named("classifier.out_proj.weight", (num_labels, d)),
-            Named("classifier.out_proj.bias", (num_labels,)),
-        ]
+            Named("classifier.dense.weight", (d, d)), Named("classifier.dense.bias", (d,)),
+            Named("classifier.out_proj.weight", (num_labels, d)), Named("classifier.out_proj.bias", (num_labels,)),
+        ]  # fmt: skip
     if arch.encoder:  # a layer before the classifier, under each family's own name
         first = _BEFORE_CLASSIFIER[arch.family]
         bias = [Named(f"{first}.bias", (d,))] if arch.family != "modernbert" else []

@@ -243,23 +243,17 @@ def _matrices(family: str, c: Any, head_dim: int) -> list[Matrix]:
     d_q, d_kv = c.num_attention_heads * head_dim, c.num_key_value_heads * head_dim
     if family == "phi3":
         return [
-            Matrix("self_attn.qkv_proj", d, d_q + 2 * d_kv, False),
-            Matrix("self_attn.o_proj", d_q, d, False),
-            Matrix("mlp.gate_up_proj", d, 2 * ff, False),
-            Matrix("mlp.down_proj", ff, d, False),
-        ]
+            Matrix("self_attn.qkv_proj", d, d_q + 2 * d_kv, False), Matrix("self_attn.o_proj", d_q, d, False),
+            Matrix("mlp.gate_up_proj", d, 2 * ff, False), Matrix("mlp.down_proj", ff, d, False),
+        ]  # fmt: skip
     qkv = True if c.model_type == "qwen2" else bool(getattr(c, "attention_bias", False))
     out = False if c.model_type == "qwen2" else qkv
     mlp = bool(getattr(c, "mlp_bias", False))
     return [
-        Matrix("self_attn.q_proj", d, d_q, qkv),
-        Matrix("self_attn.k_proj", d, d_kv, qkv),
-        Matrix("self_attn.v_proj", d, d_kv, qkv),
-        Matrix("self_attn.o_proj", d_q, d, out),
-        Matrix("mlp.gate_proj", d, ff, mlp),
-        Matrix("mlp.up_proj", d, ff, mlp),
-        Matrix("mlp.down_proj", ff, d, mlp),
-    ]
+        Matrix("self_attn.q_proj", d, d_q, qkv), Matrix("self_attn.k_proj", d, d_kv, qkv),
+        Matrix("self_attn.v_proj", d, d_kv, qkv), Matrix("self_attn.o_proj", d_q, d, out),
+        Matrix("mlp.gate_proj", d, ff, mlp), Matrix("mlp.up_proj", d, ff, mlp), Matrix("mlp.down_proj", ff, d, mlp),
+    ]  # fmt: skip
 
 
 def t5(family: str, c: Any) -> Architecture:

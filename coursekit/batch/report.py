@@ -70,11 +70,9 @@ def page_of(executed: Path) -> str:
     # A progress bar is hundreds of lines that overwrite each other: the page shows the last one, as a terminal does.
     one_line = CoalesceStreamsPreprocessor(enabled=True)
     exporter = HTMLExporter(
-        template_name="lab",
-        template_file="page.html.j2",
-        extra_loaders=[DictLoader({"page.html.j2": _TEMPLATE})],
+        template_name="lab", template_file="page.html.j2", extra_loaders=[DictLoader({"page.html.j2": _TEMPLATE})],
         preprocessors=[one_line],
-    )
+    )  # fmt: skip
     body, _ = exporter.from_filename(str(executed))
     # Source code shown by a cell is Markdown, which the template would set in the font of prose.
     code = (

@@ -34,15 +34,10 @@ _LARGEST_PAGE = 100_000_000
 
 
 def run_notebooks(
-    paths: Iterable[str | Path],
-    out: str | Path = "runs",
-    profile: str | Path | None = None,
-    parameters: Mapping[str, Any] | None = None,
-    *,
-    force: bool = False,
-    timeout: float | None = None,
+    paths: Iterable[str | Path], out: str | Path = "runs", profile: str | Path | None = None,
+    parameters: Mapping[str, Any] | None = None, *, force: bool = False, timeout: float | None = None,
     jobs: int | None = 1,
-) -> list[Result]:
+) -> list[Result]:  # fmt: skip
     r"""Runs the notebooks; returns their results in the same order.
 
     out: folder that gets the executed notebooks, an HTML page of each, `summary.json` and `index.html`.

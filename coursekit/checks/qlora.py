@@ -176,11 +176,9 @@ def _needs(size: str, seq: int) -> dict[Plan, int]:
 
 
 def _fastest(
-    time: Callable[[Plan, float, float], float] = row_time,
-    of_a_step: bool = False,
-    spare: int = DRIVER,
+    time: Callable[[Plan, float, float], float] = row_time, of_a_step: bool = False, spare: int = DRIVER,
     tried: Callable[[Plan], bool] = lambda plan: True,
-) -> Callable[..., Answer]:
+) -> Callable[..., Answer]:  # fmt: skip
     r"""The right search but for a row's time, for what is least (`of_a_step`: a step's time), for what is left free or
     for what is tried; where none fits, the smallest.
     """

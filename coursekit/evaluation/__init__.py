@@ -4,8 +4,7 @@ Open `classification.py` first: `accuracy`. `scores.py` holds the measured value
 all scores share, `compatible.py` whether data and model go together.
 """
 
-from coursekit.evaluation.choices import score_choices
-from coursekit.evaluation.classification import accuracy, best_constant
+from coursekit.evaluation.classification import accuracy, best_constant, score_choices
 from coursekit.evaluation.generation import generate
 from coursekit.evaluation.held_out import answer_nats
 from coursekit.evaluation.scores import Score, pairs_in_order, wilson

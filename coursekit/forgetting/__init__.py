@@ -11,8 +11,7 @@ has the weights to keep:
     fit(model, newspaper, objective=EWC(model, batches_of_film, strength=1000.0))  # as much as it matters to film
 """
 
-from coursekit.forgetting.ewc import EWC
-from coursekit.forgetting.l2sp import L2SP
+from coursekit.forgetting.penalties import EWC, L2SP
 from coursekit.forgetting.rehearsal import replay
 
 __all__ = ["EWC", "L2SP", "replay"]

@@ -21,8 +21,7 @@ from torch import nn
 from transformers import LlamaForCausalLM
 
 from coursekit.errors import CourseError, one_of
-from coursekit.forgetting.ewc import EWC
-from coursekit.forgetting.l2sp import L2SP
+from coursekit.forgetting.penalties import EWC, L2SP
 from coursekit.forgetting.rehearsal import replay
 from coursekit.methods import OFT, FullFineTuning, LoRA
 from coursekit.methods.mechanism.modules import all_linear

@@ -228,11 +228,9 @@ def _result(out: Path, key: str | None) -> dict[str, Any] | None:
 
 
 def _entry(
-    line: dict[str, Any],
-    result: dict[str, Any] | None,
-    exercises: list[dict[str, Any]],
+    line: dict[str, Any], result: dict[str, Any] | None, exercises: list[dict[str, Any]],
     hand: dict[tuple[str, str], manual.Manual],
-) -> Entry:
+) -> Entry:  # fmt: skip
     id, notebook = line["submission"], line["notebook"]
     common = {"person": line.get("person") or {}, "submitted": line.get("submitted")}
     common |= {"key": line["key"], "path": line["path"] or ""}

@@ -26,20 +26,10 @@ _LIBRARIES = ("torch", "numpy", "ipython", "papermill")
 
 
 def plan(
-    submissions: Path,
-    batch: Batch,
-    box: str,
-    *,
-    roster: Path | None = None,
-    notebook: Path | None = None,
-    whole: bool = False,
-    profile: str | None = None,
-    limits: Limits | None = None,
-    variants: bool = False,
-    groups: Path | None = None,
-    best: bool = False,
-    without: Collection[str] = (),
-) -> tuple[list[dict[str, Any]], list[str]]:
+    submissions: Path, batch: Batch, box: str, *, roster: Path | None = None, notebook: Path | None = None,
+    whole: bool = False, profile: str | None = None, limits: Limits | None = None, variants: bool = False,
+    groups: Path | None = None, best: bool = False, without: Collection[str] = (),
+) -> tuple[list[dict[str, Any]], list[str]]:  # fmt: skip
     r"""Write manifest.jsonl and assignment.json; returns the manifest, and what whoever grades should read.
 
     notebook: the course's own notebook of the assignment; by default the one whose exercises most submissions hold.

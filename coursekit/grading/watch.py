@@ -22,17 +22,10 @@ PAUSE = 12
 
 
 def watch(
-    folder: Path,
-    batch: Batch,
-    plan: Callable[[Collection[str]], Any],
-    tell: Callable[[str], None],
-    *,
-    seconds: float = 5.0,
-    jobs: int = 1,
-    anonymous: bool = False,
-    rounds: int | None = None,
+    folder: Path, batch: Batch, plan: Callable[[Collection[str]], Any], tell: Callable[[str], None], *,
+    seconds: float = 5.0, jobs: int = 1, anonymous: bool = False, rounds: int | None = None,
     sleep: Callable[[float], Any] = time.sleep,
-) -> None:
+) -> None:  # fmt: skip
     r"""Every so many `seconds`: plan, grade what has no mark, collect; for good, or `rounds` times.
 
     A submission counts as arrived when it has not changed from one look to the next; until then, what the student

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from coursekit.architecture import Architecture
-from coursekit.memory.activations.setting import Setting
+from coursekit.memory.activations.step import Setting
 from coursekit.memory.activations.training import Training
 from coursekit.memory.breakdown import Term, summed
 from coursekit.memory.inserted.parts import Inserted

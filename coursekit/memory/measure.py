@@ -85,15 +85,10 @@ def _on_cpu(
     sizes = {e.storage: e.change for e in events if e.change >= 0}  # 0: of a tensor without elements
     timeline, kept = _curve(events, weights | buffers | inputs, gradients)
     return Breakdown(
-        weights=sum(sizes[s] for s in weights),
-        gradients=sum(sizes[s] for s in gradients),
-        optimizer=_state_bytes(trained, optimizer),
-        activations=max(p.activations for p in timeline),
-        kept=kept,
-        timeline=timeline,
-        buffers=sum(sizes[s] for s in buffers),
-        batch=sum(sizes[s] for s in inputs),
-    )
+        weights=sum(sizes[s] for s in weights), gradients=sum(sizes[s] for s in gradients),
+        optimizer=_state_bytes(trained, optimizer), activations=max(p.activations for p in timeline), kept=kept,
+        timeline=timeline, buffers=sum(sizes[s] for s in buffers), batch=sum(sizes[s] for s in inputs),
+    )  # fmt: skip
 
 
 def _curve(events: list, known: set[int], gradients: set[int]) -> tuple[tuple[Point, ...], int]:

@@ -23,8 +23,7 @@ from typing import Any
 from coursekit.architecture import Architecture
 from coursekit.memory.activations.block import block_steps, norm_work
 from coursekit.memory.activations.forward import forward_peak
-from coursekit.memory.activations.setting import Setting
-from coursekit.memory.activations.step import Step
+from coursekit.memory.activations.step import Setting, Step
 from coursekit.memory.activations.stored import Stored, checkpointed, plain
 from coursekit.memory.activations.training import SAIDMemory, Training
 from coursekit.memory.breakdown import Point, Term, summed

@@ -13,7 +13,7 @@ import torch
 from coursekit import counts
 from coursekit.architecture import Architecture
 from coursekit.errors import CourseError, flag, number, one_of, whole
-from coursekit.memory.activations.setting import Setting
+from coursekit.memory.activations.step import Setting
 from coursekit.memory.activations.training import Training
 from coursekit.memory.breakdown import Breakdown, GiB
 from coursekit.memory.inserted import AFTER, BEFORE, Added, Inserted, has_entry, inserted

@@ -28,17 +28,10 @@ NEEDED = ["*.json", "*.safetensors", "*.model", "*.txt"]
 
 
 def load_quantized(
-    name: str | Path = "smollm2",
-    *,
-    skip: Iterable[str] | str = SKIP,
-    code: str = "nf4",
-    block: int = 64,
-    double: bool = True,
-    compute_dtype: torch.dtype | None = None,
-    device: str | torch.device | None = None,
-    dtype: str | torch.dtype | None = None,
-    attention: str | None = None,
-) -> tuple[nn.Module, Any]:
+    name: str | Path = "smollm2", *, skip: Iterable[str] | str = SKIP, code: str = "nf4", block: int = 64,
+    double: bool = True, compute_dtype: torch.dtype | None = None, device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None, attention: str | None = None,
+) -> tuple[nn.Module, Any]:  # fmt: skip
     r"""A decoder in eval mode with its linear layers in 4 bits, and its tokenizer.
 
     To the bit what `quantize_model(load_decoder(name)[0])` gives, without the dense model. A checkpoint that is in 4

@@ -38,11 +38,9 @@ GATED = {"prefix": "additive", "adapter": "additive", "query": "reparameterised"
 
 
 def places(
-    touched: Mapping[str, Mapping[str, str]],
-    columns: Sequence[str],
-    families: Mapping[str, str],
+    touched: Mapping[str, Mapping[str, str]], columns: Sequence[str], families: Mapping[str, str],
     parts: Mapping[str, Mapping[str, str]] | None = None,
-) -> Axes:
+) -> Axes:  # fmt: skip
     r"""Which method acts where, one row for each method and one column for each place of a block.
 
     touched: method -> place -> one of `WAYS`. columns: the places, in the order in which a token passes them. families:

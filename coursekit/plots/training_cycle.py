@@ -231,11 +231,9 @@ def noticed(moved: Mapping[str, Sequence[float]], positions: Sequence[int], chan
 
 
 def learned_and_kept(
-    curves: Mapping[str, Sequence[tuple[float, float]]],
-    before: tuple[float, float],
-    new: str = "new domain",
+    curves: Mapping[str, Sequence[tuple[float, float]]], before: tuple[float, float], new: str = "new domain",
     old: str = "old domains",
-) -> Axes:
+) -> Axes:  # fmt: skip
     r"""Perplexity of what is new against that of what is old; the best corner is at the lower left.
 
     curves: remedy -> (new, old) at each of its strengths, joined by a line; a point that another one of its remedy is

@@ -76,13 +76,7 @@ def qlora_bill(
     """
     one_of("optimizer", optimizer, ("adamw", "adamw8bit", "paged_adamw"))
     return predict(
-        llama_config(size),
-        LoRA(r=r, alpha=16, targets="all-linear"),
-        batch=batch,
-        seq=seq,
-        precision="bf16",
-        optimizer=None if optimizer == "paged_adamw" else optimizer,
-        checkpointing=checkpointing,
-        device="cuda",
+        llama_config(size), LoRA(r=r, alpha=16, targets="all-linear"), batch=batch, seq=seq, precision="bf16",
+        optimizer=None if optimizer == "paged_adamw" else optimizer, checkpointing=checkpointing, device="cuda",
         quantized=quantized,
-    )
+    )  # fmt: skip

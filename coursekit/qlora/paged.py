@@ -144,17 +144,10 @@ class PagedAdamW(CheckedAdamW):
     """
 
     def __init__(
-        self,
-        params: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 1e-2,
-        *,
-        budget: int = 256 * 2**20,
-        page: int = 2 * 2**20,
-        fused: bool = False,
-    ):
+        self, params: Iterable[nn.Parameter] | Iterable[dict[str, Any]], lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, weight_decay: float = 1e-2, *,
+        budget: int = 256 * 2**20, page: int = 2 * 2**20, fused: bool = False,
+    ):  # fmt: skip
         if whole("page", page) < GRAIN or page % GRAIN:
             raise CourseError(f"page must be a multiple of {GRAIN} bytes, such as 2 * 2**20; got {page}.")
         self.page, self.fused = whole("page", page), flag("fused", fused)

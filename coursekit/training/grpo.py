@@ -53,11 +53,9 @@ def group_advantages(rewards: Float[Tensor, "prompts group"]) -> Float[Tensor, "
 
 
 def clipped_loss(
-    logps: Float[Tensor, "answers seq"],
-    old: Float[Tensor, "answers seq"],
-    advantages: Float[Tensor, " answers"],
+    logps: Float[Tensor, "answers seq"], old: Float[Tensor, "answers seq"], advantages: Float[Tensor, " answers"],
     epsilon: float = 0.2,
-) -> Float[Tensor, "answers seq"]:
+) -> Float[Tensor, "answers seq"]:  # fmt: skip
     r"""$-\min(\rho\hat A,\ \mathrm{clip}(\rho, 1-\epsilon, 1+\epsilon)\hat A)$ of each token.
 
     Where $\rho$ has already gone further than $\epsilon$ in the direction that $\hat A$ asks for, there is no gradient.

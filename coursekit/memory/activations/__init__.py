@@ -16,8 +16,7 @@ What decides whether a tensor is kept:
 
 from coursekit.memory.activations.block import block_steps
 from coursekit.memory.activations.builder import Builder
-from coursekit.memory.activations.setting import Setting
-from coursekit.memory.activations.step import Step
+from coursekit.memory.activations.step import Setting, Step
 from coursekit.memory.activations.training import Part, Training, Written
 
 __all__ = ["Builder", "Part", "Setting", "Step", "Training", "Written", "block_steps"]

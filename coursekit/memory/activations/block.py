@@ -12,8 +12,7 @@ from coursekit.architecture import Architecture, Matrix
 from coursekit.memory.activations.builder import Builder, Product
 from coursekit.memory.activations.forward import alive
 from coursekit.memory.activations.linear import linear
-from coursekit.memory.activations.setting import Setting
-from coursekit.memory.activations.step import Step
+from coursekit.memory.activations.step import Setting, Step
 from coursekit.memory.activations.training import Training
 
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from coursekit.architecture import Architecture, Matrix
-from coursekit.memory.activations.setting import Setting
-from coursekit.memory.activations.step import Early, Step
+from coursekit.memory.activations.step import Early, Setting, Step
 from coursekit.memory.activations.training import Training
 from coursekit.memory.breakdown import Term
 

@@ -20,8 +20,7 @@ from collections.abc import Sequence
 
 from coursekit.architecture import Architecture
 from coursekit.memory.activations.builder import Builder
-from coursekit.memory.activations.setting import Setting
-from coursekit.memory.activations.step import Step, kept
+from coursekit.memory.activations.step import Setting, Step, kept
 from coursekit.memory.activations.training import Training
 from coursekit.memory.breakdown import summed
 

@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 
 from coursekit.architecture import Architecture
 from coursekit.memory.activations.forward import forward_peak
-from coursekit.memory.activations.setting import Setting
-from coursekit.memory.activations.step import Step, backward_peak, kept
+from coursekit.memory.activations.step import Setting, Step, backward_peak, kept
 from coursekit.memory.activations.training import Training
 from coursekit.memory.breakdown import Term, summed
 

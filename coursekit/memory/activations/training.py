@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from coursekit.memory.activations.setting import Setting
+from coursekit.memory.activations.step import Setting
 from coursekit.methods.intrinsic.fastfood import CHUNK
 
 #: Places of a block where a method can insert something: the attention's result before the output projection and

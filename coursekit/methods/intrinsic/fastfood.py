@@ -149,10 +149,8 @@ class Fastfood:
                 order = torch.randperm(self.n, generator=random, device="cpu")
                 G = torch.randn(sum(self.blocks), self.n, generator=random, device="cpu")
                 held = self._drawn = (
-                    S.to(like.device, like.dtype),
-                    order.to(like.device),
-                    G.to(like.device, like.dtype),
-                )
+                    S.to(like.device, like.dtype), order.to(like.device), G.to(like.device, like.dtype),
+                )  # fmt: skip
         return held
 
     def fingerprint(self) -> str:

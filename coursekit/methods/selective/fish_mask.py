@@ -54,11 +54,9 @@ class FishMask(MaskMethod):
     kind: ClassVar[str] = "FISH_MASK"
     #: Which score chose the mask does not matter any more once it is chosen.
     entries = (
-        Setting("keep"),
-        Setting("score", binding=False),
-        Setting("seed", binding=False),
+        Setting("keep"), Setting("score", binding=False), Setting("seed", binding=False),
         Setting("targets", "target_modules", binding=False),
-    )
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         count = isinstance(self.keep, Integral) and not isinstance(self.keep, bool) and self.keep >= FEWEST

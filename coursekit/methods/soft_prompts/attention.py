@@ -94,11 +94,9 @@ def keys_values(
 
 
 def queries(
-    attention: nn.Module,
-    arch: Architecture,
-    made: Float[Tensor, "batch seq width"],
+    attention: nn.Module, arch: Architecture, made: Float[Tensor, "batch seq width"],
     rotation: tuple[Tensor, Tensor] | None,
-) -> Float[Tensor, "batch seq heads head_dim"]:
+) -> Float[Tensor, "batch seq heads head_dim"]:  # fmt: skip
     r"""One query for each token and head, from what the query layer of `attention` `made`.
 
     rotation: cosines and sines of a rotary embedding, (batch or 1, seq, rotated), where the first `rotated` numbers of

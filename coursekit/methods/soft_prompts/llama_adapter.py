@@ -197,11 +197,9 @@ class LlamaAdapter(Method):
     per_head: bool = False
     kind: ClassVar[str] = "ADAPTION_PROMPT"
     entries = (
-        Setting("n", "adapter_len"),
-        Setting("layers", "adapter_layers"),
-        Setting("gate", absent="raw"),
+        Setting("n", "adapter_len"), Setting("layers", "adapter_layers"), Setting("gate", absent="raw"),
         Setting("per_head", absent=False),
-    )
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         keep(self, n=whole("n", self.n, least=1, such_as=10))
