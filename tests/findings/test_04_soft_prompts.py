@@ -85,8 +85,8 @@ def test_what_each_row_had(film, mean):
         PAGE, r"(2,009 test sentences, three seeds \(five with the head on the mean\))"
     )
     assert {mean.steps(arm) for arm in ON_MEAN} == {300}
-    said(PAGE, "each at the learning rate that was best on validation: 300 steps; full fine-tuning has 600, and so "
-               "has one prefix, to compare with it.")  # fmt: skip
+    said(PAGE, "each at the learning rate that was best on validation, full fine-tuning at the stronger of two that "
+               "tie. Training takes 300 steps, for full fine-tuning and one prefix beside it 600.")  # fmt: skip
     assert [arm for arm in NAMED if film.steps(arm) == 600] == ["prefix-20, 600 steps", "full, 600 steps"]
     searched = results.read("methods")
     for arm, rates in (("prompt", {0.003, 0.01}), ("prefix", {0.01, 0.03})):  # in that file; here at the chosen rate
