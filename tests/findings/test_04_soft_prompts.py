@@ -184,8 +184,9 @@ def test_what_p_tuning_is_here_and_in_peft(film):
         assert states.shape[1] == 4 + 3
         torch.testing.assert_close(pooled, torch.tanh(bert.bert.pooler.dense(states[:, 0])))
     assert of == {"MLP": {"Linear": 3, "LSTM": 0}, "LSTM": {"Linear": 2, "LSTM": 1}}, "the first is the default"
-    said(PAGE, "The paper's network is an LSTM with two layers on top, that of PEFT's PromptEncoder by default an MLP "
-               "of three. The paper also tunes models; PEFT freezes them, as we do;")  # fmt: skip
+    said(PAGE, "trains along and is dropped afterwards: in the paper an LSTM with two layers on top, in PEFT's "
+               "PromptEncoder by default an MLP of three. The paper also tunes models; PEFT freezes them, as "
+               "we do;")  # fmt: skip
     said(PAGE, "(PEFT's reads position 0: with a prompt or P-tuning, a virtual token.)")
     topic = (ROOT / "benchmarks/topics/soft_prompts.py").read_text(encoding="utf-8")
     assert '"p-tuning-mlp", PTuning(n=20, encoder="mlp")' in topic
@@ -248,7 +249,7 @@ def test_a_prefix_of_twenty_beats_the_probe_of_what_it_reads(film, pairs):
                f"{tenths(twenty).removeprefix('better ')}.")  # fmt: skip
     mean = pairs["prefix-20", "probe"]
     assert (mean.verdict, film.steps("prefix-20")) == ("no clear difference", 300)
-    said(PAGE, f"The same holds on the mean. From that probe a prefix read through [CLS] shows {mean.verdict};")
+    said(PAGE, f"The same holds on the mean. From the probe there a prefix read through [CLS] shows {mean.verdict};")
     assert film.accuracy("probe").value > film.accuracy("probe-cls").value
     on_mean = unsigned(pairs["prefix", "mean"]).replace(" points", "")
     said(PAGE, "On MiniLM, after 300 steps, a prefix of twenty beats a linear probe that reads the same place, by "
@@ -278,8 +279,8 @@ def test_on_a_decoder():
     assert len(others) == 5 and len(loras) == 6 and failed < decoder.accuracy("constant").value < others[0]
     assert min(others) > (fitted := decoder.accuracy("untrained, fitted threshold").value)
     said(PAGE, "On SmolLM2 a prompt can fail. Of six runs of 100 steps ([card](../data/evidence/decoder.md)) five "
-               f"reach {others[0]:.2f} to {others[-1]:.2f} and one {failed:.2f}; a fitted threshold gets {fitted:.2f}. "
-               f"LoRA's six reach {loras[0]:.2f} to {loras[-1]:.2f}.")  # fmt: skip
+               f"reach {others[0]:.2f} to {others[-1]:.2f} and one {failed:.2f}; a fitted threshold gets {fitted:.2f}, "
+               f"and LoRA's six {loras[0]:.2f} to {loras[-1]:.2f}.")  # fmt: skip
     said(PAGE, 'template for a film sentence of at most eight words, review: "…" sentiment:.')
 
 
