@@ -49,7 +49,7 @@ def family(runs) -> dict[tuple[str, str], Difference]:
 
 def test_how_little_has_to_train(runs, family):
     found = family["random mask", "full"]
-    assert found.verdict == "no clear difference" and family["random mask", "bitfit"].verdict == "better"
+    assert found.verdict == "equal for practical purposes" and family["random mask", "bitfit"].verdict == "better"
     share = 100 * runs.parameters("random mask") / runs.parameters("full")
     behind = found.in_points().replace(" (", " points (")
     right = {rate: sum(round(600 * run.validation) for run in own) for rate, own in runs.whole("random mask").items()}
@@ -58,11 +58,11 @@ def test_how_little_has_to_train(runs, family):
     for rate in (0.003, 0.03):
         assert round(-100 * runs.at("random mask", rate).difference("random mask", "full").value) == 3
     far = 100 * runs.parameters("far") / runs.parameters("full")
-    assert family["far", "full"].verdict == "no clear difference"
+    assert family["far", "full"].verdict == found.verdict
     said(PAGE, f"A random mask, {share:.1f} % of the parameters, is better than BitFit. Both it and FAR, with "
-               f"{far:.0f} %, show {found.verdict} from full fine-tuning: {behind} for the mask at its best rate, "
+               f"{far:.0f} %, equal full fine-tuning for practical purposes: {behind} for the mask at its best rate, "
                "0.01; at 0.003 and 0.03 it is 3 points behind.")  # fmt: skip
-    said(PAGE, f"{share:.1f} % of the parameters, drawn by chance, show {found.verdict} at their best rate.")
+    said(PAGE, f"{share:.1f} % of the parameters, drawn by chance, equal it for practical purposes at their best rate.")
 
 
 def test_bitfit_and_its_rivals(runs, family):
@@ -144,15 +144,15 @@ def test_the_number_of_parameters_does_not_order_methods(runs, family):
     times, twice = (runs.parameters(arm) / small for arm in ("top 1", "top 2"))
     said(PAGE, f"do the last two blocks, quicker than BitFit and {twice:.0f} times its size, beat it?")
     two = family["top 2", "bitfit"]
-    assert two.verdict == "no clear difference"
+    assert two.verdict == "equal for practical purposes" and two.low > 0
     low, high = (f"{100 * end:+.1f}".replace("-", "−") for end in (two.low, two.high))
     said(PAGE, f"How many parameters train does not decide. The last block, {times:.0f} times BitFit's size, equals "
-               f"it; the last two are not clearly better ({low} to {high}).")  # fmt: skip
+               f"it, and so do the last two for practical purposes ({low} to {high}).")  # fmt: skip
 
 
 def test_what_the_probes_and_the_rates_are(runs):
     assert runs.parameters("probe") == 385
-    said(PAGE, "MiniLM on film sentences, 300 steps of 16, three seeds, learning rates tuned on validation")
+    said(PAGE, "MiniLM on film sentences, 300 steps of 16, three or five seeds, learning rates tuned on validation")
     said(PAGE, "The rival, the probe on the mean, is section 1's head trained to convergence on all 7,530 sentences.")
     for arm in SHOWN - {"probe"}:
         assert runs.steps(arm) == 300

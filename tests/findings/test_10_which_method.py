@@ -375,8 +375,8 @@ def test_what_the_guide_takes():
     said(PAGE, "With its random matrices, which PEFT stores by default, VeRA would not fit.")
     assert cost[other].storage_bytes == min(cost[arm].storage_bytes for arm in choice.kept)
     one, two = (f"{cost[arm].storage_bytes / 1e3:.0f} kB" for arm in (vera, other))
-    said(PAGE, f"The choice is not firm: Compacter++ ({two}) is taken in {100 * choice.holds[other]:.0f} % of the draws, "
-               f"VeRA ({one}) in {100 * choice.holds[vera]:.0f} %.")  # fmt: skip
+    said(PAGE, f"The choice is not firm: Compacter++ ({two}) is taken in {100 * choice.holds[other]:.0f} % of the "
+               f"draws, VeRA ({one}) in {100 * choice.holds[vera]:.0f} %.")  # fmt: skip
     said(PAGE, "For 150 kB a task the guide's choice, Compacter++, is not firm; the leader, (IA)³, fits too")
     assert choice.holds[other] < guide.FIRM == 0.8
     said(PAGE, "it is firm only if 80 % of other draws of test sentences and seeds make it too")

@@ -8,6 +8,7 @@ from finding import once_beside, printed, said, tenths, tied
 from scipy import stats
 from test_11_reinforcement import LONGER, judged
 
+from coursekit.comparison.candidates import EVERY
 from coursekit.experiments import forgetting, intervals, results
 from coursekit.experiments.results import Results, few
 from coursekit.experiments.table import Cell, Run
@@ -15,7 +16,8 @@ from coursekit.experiments.table import Cell, Run
 README = "data/evidence/README.md"
 #: (topics, one arm, another, its verdict, what the README says before the difference)
 FOUND = [
-    (("ia3",), "ia3", "full", "no clear difference", "(IA)³ against full fine-tuning: "),
+    (("ia3",), "ia3", "full", "no clear difference", "(IA)³ against full fine-tuning, over three seeds: "),
+    (("methods",), "ia3", "full", "worse", "It had been called worse, and over five it is, "),
     (("adapters",), "houlsby r=64, magnitude 80% after", "houlsby r=64", "no clear difference",
      "80 % of a trained adapter's weights pruned by magnitude against none: "),
     (("soft_prompts", "pooling"), "prompt-20", "head-mean", "no clear difference",
@@ -35,7 +37,10 @@ FOUND = [
     (("adapters",), "adapter-drop", "pfeiffer", "no clear difference", "two of six blocks dropped against none: "),
     (("selective",), "fisher mask", "random mask", "worse", "Entries chosen by Fisher information are "),
     (("lora",), "qv-r64", "qv-r8", "equal for practical purposes", "LoRA of rank 64 against rank 8: "),
-    (("lora",), "all-r8", "full", "no clear difference", "LoRA on all linear layers against full fine-tuning: "),
+    (("methods",), "lora-all-linear", "full", "worse",
+     "LoRA on all linear layers against full fine-tuning: "),
+    (("methods",), "lora", "full", "equal for practical purposes",
+     "LoRA on query and value against full fine-tuning: "),
     (("ia3",), few("lora", 16), few("ia3", 16), "no clear difference", "With 16 sentences LoRA against (IA)³: "),
 ]  # fmt: skip
 
@@ -45,6 +50,14 @@ def test_what_the_readme_says(topics, arm, other, verdict, phrase):
     found = results.read(*topics).difference(arm, other)
     assert found.verdict == verdict
     said(README, f"{phrase}{found}")
+
+
+def test_lora_on_all_linear_layers_is_worse_as_the_only_question():
+    runs = results.read("methods")
+    alone = runs.difference("lora-all-linear", "full")
+    among = runs.differences([arm for arm in EVERY if arm in runs.arms and arm != "full"], "full")["lora-all-linear"]
+    assert (alone.verdict, among.verdict, among.family) == ("worse", "no clear difference", 33)
+    said(README, f"{alone} as the only question (p = {alone.p:.3f}), {among.verdict} among the 33 of lesson 10")
 
 
 def test_what_the_readme_says_of_bitfit_after_600_steps():
