@@ -67,8 +67,8 @@ def test_what_was_trained_and_tested(lora, every):
     card = (DATA / "evidence" / "lora.md").read_text(encoding="utf-8")
     batch, *_, seen = re.search(r"batches of (\d+); 300 steps are (\S+) of the ([\d,]+) training", card).groups()
     passes = 300 * int(batch) / int(seen.replace(",", ""))
-    said(PAGE, f"two classes: 300 steps of {batch} sentences ({passes:.2f} of a pass), three or five seeds, every learning "
-               f"rate tuned, {sentences:,} test sentences. LoRA has $r=8$ unless said")  # fmt: skip
+    said(PAGE, f"two classes: 300 steps of {batch} sentences ({passes:.2f} of a pass), three or five seeds, every "
+               f"learning rate tuned, {sentences:,} test sentences. LoRA has $r=8$ unless said")  # fmt: skip
     said(PAGE, "we set $\\alpha=2r$, and tune the learning rate")
     searched = {arm for arm in arms if not arm.endswith("600 steps")}
     assert not any(once_beside(every, arm) for arm in searched)
@@ -99,7 +99,8 @@ def test_lora_on_query_and_value_equals_full_fine_tuning(lora):
     assert str(fewer) == str(longer) == EQUAL
     assert {lora.steps(arm) for arm in LONGER} == {600} and {lora.steps(arm) for arm in ASKED[1]} == {300}
     said(PAGE, "LoRA on query and value equals full fine-tuning for practical purposes, after 300 steps, "
-               f"{points}, as after 600. On all linear layers it is worse, only just: {wide}, p = {everywhere.p:.3f}.")  # fmt: skip
+               f"{points}, as after 600. On all linear layers it is worse, only just: {wide}, "
+               f"p = {everywhere.p:.3f}.")  # fmt: skip
     said(PAGE, f"LoRA on query and value equals full fine-tuning for practical purposes, {points}; on all linear "
                f"layers it is worse, only just {wide.partition('points ')[2]}.")  # fmt: skip
     said(PAGE, "What we do not know: whether this holds for larger models and harder tasks")

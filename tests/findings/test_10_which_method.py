@@ -385,7 +385,7 @@ def test_what_the_guide_takes():
     ((shown,),) = ([o.data["text/markdown"] for o in cell.outputs if "text/markdown" in o.get("data", {})]
                    for cell in read(PAGE).cells if cell.id == "10w-019")  # fmt: skip
     below = {arm for arm, d in asked.items() if d.value < -0.05}
-    assert below == {"head", "p-tuning", "prompt"} and "three far below not shown" in shown
+    assert below == {"head", "p-tuning", "prompt"} and "three far off left out" in shown
     fit = {arm: cost[arm].storage_bytes for arm in choice.kept}
     assert choice.lead == "ia3" and min(fit, key=fit.get) == other  # as its caption says
     for arm, d in asked.items():  # the guide's intervals are the table's
