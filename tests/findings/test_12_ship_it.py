@@ -93,9 +93,9 @@ def test_this_run_of_the_file():
     told = [printed(PAGE, rf"(?m)^{adapter}\s+{part}\s+{heads}\s+(\S+)\s+(\S+)$") for adapter, part, heads in (
         ("film", "query", 9), ("film", "value", 0), ("sums", "query", 9)
     )]  # fmt: skip
-    assert max(float(off) for _, off in told) < 1e-6
-    said(PAGE, "Beside the weights of SmolLM2's own file the three layers agree with ours to less than a millionth of "
-               "the update")  # fmt: skip
+    assert max(float(off) for _, off in told) <= 1e-6  # as printed, to one digit
+    said(PAGE, "Beside the weights of SmolLM2's own file the three layers agree with ours to a millionth of the "
+               "update")  # fmt: skip
     film, value, alpha = (float(alpha) for alpha, _ in told)
     assert film == value == 16 and alpha == round(8 * 8**0.5, 2)
     said(PAGE, r"It is an rsLoRA, which divides by the root of the rank: $\alpha=8$ and $s=\alpha/\sqrt r\approx2.83$")
@@ -128,7 +128,7 @@ def test_this_run_of_the_batch():
     times, filled, tokens = printed(
         PAGE, r"switching takes (\d+\.\d) times as long; (\d+) tokens, (\d+) without padding"
     )
-    assert 1.2 < float(times) < 3.5
+    assert 1 < float(times) < 3  # three calls
     assert int(filled) > int(tokens)
     said(PAGE, f"not three times as fast: {times} times in this run, over prompts and without generating")
 
