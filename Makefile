@@ -10,6 +10,8 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Eighteen thousand files: pip would compile them one after the other. Some are no Python of this version.
+COMPILE = $(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 # What the pages need besides: Sphinx and its kin from PyPI, MathJax and axe-core from npm.
 SITE := $(VENV)/.site
 BROWSER := $(shell for p in chromium chromium-browser google-chrome; do command -v $$p && break; done)
@@ -70,11 +72,13 @@ $(READY): pyproject.toml
 		exit 1; fi
 	@$(PYTHON) -c '$(FITS)' || { echo "$(PYTHON) is not Python 3.11-3.13 with venv." >&2; exit 1; }
 	[ -x $(BIN)/python ] && $(BIN)/python -c '$(FITS)' || $(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --editable '.[notebooks,test]'
+	$(BIN)/python -m pip install --no-compile --editable '.[notebooks,test]'
+	$(COMPILE)
 	@touch $@
 
 $(SITE): $(READY) docs/package-lock.json
 	@command -v npm >/dev/null || { echo "The pages need npm (Node.js): on Debian and Ubuntu, apt-get install npm" >&2; exit 1; }
-	$(BIN)/python -m pip install --editable '.[site]'
+	$(BIN)/python -m pip install --no-compile --editable '.[site]'
+	$(COMPILE)
 	cd docs && npm ci --ignore-scripts --no-audit --no-fund
 	@touch $@

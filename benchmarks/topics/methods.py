@@ -30,4 +30,5 @@ GRID = Grid(
     topic="methods",
     arms=tuple(arm(name, METHODS[name], rate, doublings=int(name in DOUBLED)) for name, rate in RATES.items()),
     reference="full",
+    best_seeds=5,
 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import itertools
 import os
 import select
 import subprocess
@@ -23,6 +24,8 @@ from typing import IO, Any
 import psutil
 
 _POLL_SECONDS = 0.1
+#: New processes are looked for in one poll of so many: that reads what the machine knows of every process.
+_SEARCH = 5
 
 
 class Stopped(Exception):
@@ -66,8 +69,12 @@ def watch(
     busy: dict[psutil.Process, float] = {}
     peak, timed_out = 0, False
     try:
-        while guard.poll() is None:
-            peak = max(peak, _resident(root, family, busy))
+        for poll in itertools.count():
+            if guard.poll() is not None:
+                break
+            if poll % _SEARCH == 0:
+                _grow(family, root)
+            peak = max(peak, _resident(family, busy))
             if stop is not None and stop.is_set():
                 raise Stopped
             if timeout is not None and time.monotonic() - start > timeout:
@@ -100,9 +107,8 @@ def _grow(family: set[psutil.Process], root: psutil.Process) -> None:
         family.update(root.children(recursive=True))
 
 
-def _resident(root: psutil.Process, family: set[psutil.Process], busy: dict[psutil.Process, float]) -> int:
-    r"""Resident bytes, now, of everything below `root`. busy: gets the CPU seconds of each process so far."""
-    _grow(family, root)
+def _resident(family: set[psutil.Process], busy: dict[psutil.Process, float]) -> int:
+    r"""Resident bytes, now, of all of `family`. busy: gets the CPU seconds of each process so far."""
     total = 0
     for member in list(family):
         with contextlib.suppress(psutil.Error):

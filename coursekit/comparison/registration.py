@@ -15,7 +15,7 @@ from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 from random import Random
 
-from scipy import stats
+from scipy import special
 
 from coursekit.comparison.candidates import EVERY
 from coursekit.errors import CourseError, number, one_of, whole
@@ -143,7 +143,7 @@ def standard_errors(n: int) -> float:
     r"""Standard errors that the difference of two means of n seeds each exceeds by chance in 1 of 20 cases: Student's
     $t$ with $2n - 2$ degrees of freedom. With many seeds it is the 1.96 of a variance that is known.
     """
-    return float(stats.t.ppf(0.975, 2 * whole("n", n, least=2, such_as=3) - 2))
+    return float(special.stdtrit(2 * whole("n", n, least=2, such_as=3) - 2, 0.975))
 
 
 def not_inferior(

@@ -91,7 +91,7 @@ def test_a_grade_is_the_likeliest_of_five_words():
 
 def test_the_commonest_grade():
     grades = load_task("film", "five").data["test"]["label"][:300]
-    said(PAGE, f"The commonest grade alone would score {max(map(grades.count, set(grades))) / 300:.2f}")
+    said(PAGE, f"the commonest grade alone would score {max(map(grades.count, set(grades))) / 300:.2f}")
 
 
 def test_this_run_of_the_small_model_beats_the_table():
@@ -155,7 +155,19 @@ def test_the_margin_is_positive(dpo):
     assert all(dpo.accuracy(arm, of="margin").low > 0 for arm in (FILM, PRODUCT))
     assert "`DPO`: sixteen steps of stage 2, then twelve of two pairs" in card("dpo")
     said(PAGE, "In three longer [stored runs](../data/evidence/dpo.md) both answers to the product prompt became less "
-               "likely on average with every seed, and DPO's margin is above 0.")  # fmt: skip
+               "likely on average with every seed; the margin is above 0.")  # fmt: skip
+
+
+def test_the_table_of_pairs_is_that_of_the_stored_runs(dpo):
+    def shown(arm: str, of: str) -> str:
+        found = dpo.accuracy(arm, of=of)
+        return f"{found.value:+.2f} ({found.low:+.2f} to {found.high:+.2f})".replace("-", "−")
+
+    cell = r" +([+−][\d.]+ \(\S+ to \S+\))"
+    for name, arm in (("film reviews", FILM), ("product reviews", PRODUCT)):
+        alone = ALONE + arm.removeprefix(FILM)
+        printed_row = printed(PAGE, rf"{name}{3 * cell}")
+        assert printed_row == (shown(arm, "chosen"), shown(arm, "margin"), shown(alone, "chosen"))
 
 
 def test_how_many_pairs_are_held_out(dpo):
@@ -204,7 +216,7 @@ def test_training_on_the_chosen_film_sentences_does_not_explain_it(dpo):
         assert gap.high < 0
         both = zip(means(dpo, arm, "chosen"), means(dpo, f"{ALONE}{kind}", "chosen"), strict=True)
         assert all(tuned < alone for tuned, alone in both)
-    said(PAGE, "The same sentences with stage 2's loss do the opposite: the chosen answers of both kinds become "
-               "likelier with every seed.")  # fmt: skip
+    said(PAGE, "The same sentences with stage 2's loss do the opposite: the chosen answers become likelier with "
+               "every seed.")  # fmt: skip
     assert {run.cell.rate for arm in (ALONE, FILM) for run in dpo.searched(arm)} == {1e-3}
     said(PAGE, "Only one learning rate was tried")

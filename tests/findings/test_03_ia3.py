@@ -10,6 +10,7 @@ import torch
 from finding import ROOT, once_beside, printed, said, tenths
 
 from coursekit.checks.ia3_diagnose import diagnose, public_runs
+from coursekit.comparison.candidates import EVERY
 from coursekit.experiments import results
 from coursekit.experiments.results import Results, few
 from coursekit.methods import IA3
@@ -66,7 +67,12 @@ def test_with_all_sentences_it_is_level_with_lora_and_the_adapter(film):
 
 def test_full_fine_tuning(film):
     found = film.difference("full", "ia3")
-    said(PAGE, f"Full fine-tuning shows {found.verdict}; on two more tasks it is equal (notebook 10)")
+    anew = results.read("methods")
+    worse = anew.differences([arm for arm in EVERY if arm in anew.arms and arm != "full"], "full")["ia3"]
+    assert worse.verdict == "worse" and worse.family == 33
+    assert [len(runs.seeds(arm)) for runs in (film, anew) for arm in ("ia3", "full")] == [3, 3, 5, 5]
+    said(PAGE, f"Full fine-tuning shows {found.verdict} over these three seeds; over five (IA)³ is "
+               f"{tenths(worse)}, on two more tasks equal (notebook 10)")  # fmt: skip
     for task in (results.read("product"), results.read("source")):
         assert str(task.differences(IN_10, "full")["ia3"]) == EQUAL
     said("10_which_method", "(IA)³ is equal in three. After 600 steps it is unclear")

@@ -28,13 +28,13 @@ PAGE = "05_bitfit"
 
 #: The pairs of its table: one family, whose verdicts are adjusted together.
 PAIRS = [
-    ("bitfit", "full"), ("random mask", "full"), ("far", "full"), ("random mask", "bitfit"), ("top 1", "bitfit"),
-    ("bitfit", "probe"), ("bitfit, 600 steps", "probe"), ("bitfit-query", "probe"),
+    ("bitfit", "full"), ("random mask", "full"), ("far", "full"), ("random mask", "bitfit"), ("top 2", "bitfit"),
+    ("top 1", "bitfit"), ("bitfit", "probe"), ("bitfit-query", "probe"),
 ]  # fmt: skip
 
 
 #: The rows of its picture.
-SHOWN = {"top 6", "top 2", *(arm for pair in PAIRS for arm in pair)}
+SHOWN = {*(arm for pair in PAIRS for arm in pair)}
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def family(runs) -> dict[tuple[str, str], Difference]:
 
 def test_how_little_has_to_train(runs, family):
     found = family["random mask", "full"]
-    assert found.verdict == "no clear difference" and family["random mask", "bitfit"].verdict == "better"
+    assert found.verdict == "equal for practical purposes" and family["random mask", "bitfit"].verdict == "better"
     share = 100 * runs.parameters("random mask") / runs.parameters("full")
     behind = found.in_points().replace(" (", " points (")
     right = {rate: sum(round(600 * run.validation) for run in own) for rate, own in runs.whole("random mask").items()}
@@ -58,22 +58,24 @@ def test_how_little_has_to_train(runs, family):
     for rate in (0.003, 0.03):
         assert round(-100 * runs.at("random mask", rate).difference("random mask", "full").value) == 3
     far = 100 * runs.parameters("far") / runs.parameters("full")
-    assert family["far", "full"].verdict == "no clear difference"
+    assert family["far", "full"].verdict == found.verdict
     said(PAGE, f"A random mask, {share:.1f} % of the parameters, is better than BitFit. Both it and FAR, with "
-               f"{far:.0f} %, show {found.verdict} from full fine-tuning: {behind} for the mask at its best rate, "
+               f"{far:.0f} %, equal full fine-tuning for practical purposes: {behind} for the mask at its best rate, "
                "0.01; at 0.003 and 0.03 it is 3 points behind.")  # fmt: skip
-    said(PAGE, f"{share:.1f} % of the parameters, drawn by chance, show {found.verdict} at their best rate.")
+    said(PAGE, f"{share:.1f} % of the parameters, drawn by chance, equal it for practical purposes at their best rate.")
 
 
 def test_bitfit_and_its_rivals(runs, family):
-    near, late = family["bitfit", "probe"], family["bitfit, 600 steps", "probe"]
-    assert (near.verdict, late.verdict) == ("no clear difference", "better")
+    near = family["bitfit", "probe"]
+    assert near.verdict == "no clear difference"
     assert runs.steps("bitfit") == 300 and runs.steps("probe") == 0
     there = results.read("mean", "probe")
     on_the_mean = there.difference("bitfit", "probe")
     assert on_the_mean.verdict == "better" and there.steps("bitfit") == 300
     ahead = tenths(on_the_mean).removeprefix("better ")
-    said(PAGE, f"On [CLS] BitFit beats the probe only after 600 steps; with its head on the mean after 300, {ahead}.")
+    low, high = (f"{100 * end:+.1f}".replace("-", "−") for end in (near.low, near.high))
+    said(PAGE, f"On [CLS] BitFit shows {near.verdict} from the probe ({low} to {high} points); with its head [on "
+               f"the mean](../data/evidence/mean.md) it is ahead, {ahead}.")  # fmt: skip
     half = family["bitfit-query", "probe"]
     assert half.verdict == "better"
     assert runs.steps("bitfit-query") == 300 and round(runs.rate("bitfit-query") / runs.rate("bitfit")) == 10
@@ -100,8 +102,6 @@ def test_on_product_reviews_they_are_equal_and_not_on_a_third_task():
     read_there = mean.differences([arm for arm in mean.arms if arm != "full"], "full")["bitfit"]
     assert read_there.verdict == "worse" and {len(mean.seeds(a)) for a in ("bitfit", "full")} == {5}
     assert mean.steps("bitfit") == mean.steps("full") == 300
-    said(PAGE, f"and by {-100 * read_there.value:.1f} with both heads [on the mean](../data/evidence/mean.md), over "
-               "five seeds.")  # fmt: skip
     said(PAGE, "Of notebook 10's two other tasks it is worse on one, equal for practical purposes on the other.")
     size = [results.read("selective").parameters(arm) - 770 for arm in ("random mask", "bitfit")]
     assert size[0] > 2 * size[1]
@@ -119,10 +119,14 @@ def test_twice_the_steps_do_not_close_the_gap(runs):
     of = {(run.cell.steps, run.cell.rate) for run in runs.runs if run.cell.arm == "bitfit" and run.cell.steps > 300}
     assert of == {(600, 0.001), (600, 0.003)} and runs.rate("bitfit, 600 steps") == runs.rate("bitfit") == 0.003
     assert results.read("methods").rate("full, 600 steps") == rates[0]  # what notebook 10 reads
-    behind = runs.difference("full, 600 steps", "bitfit, 600 steps")
+    at = runs.at("full", rates[-1])  # as in notebooks 02 and 06
+    behind = at.difference("full, 600 steps", "bitfit, 600 steps")
+    assert rates[-1] == at.rate("full, 600 steps") == 1e-4
+    assert at.accuracy("full, 600 steps").value > runs.accuracy("full, 600 steps").value
     low, high = (f"{100 * end:.1f}" for end in (behind.low, behind.high))
-    said("data/evidence/README.md", f"BitFit against full fine-tuning: worse by {100 * behind.value:.1f} points "
-                                    f"({low} to {high}). BitFit's rate, searched again, stays")  # fmt: skip
+    said("data/evidence/README.md", "BitFit against full fine-tuning at the higher of its two rates that tie "
+                                    f"on validation: worse by {100 * behind.value:.1f} points ({low} to {high}). "
+                                    "BitFit's rate, searched again, stays")  # fmt: skip
 
 
 def test_at_a_higher_rate_most_runs_of_bitfit_learn_nothing(runs):
@@ -137,21 +141,22 @@ def test_the_number_of_parameters_does_not_order_methods(runs, family):
     mask, small = runs.parameters("random mask"), runs.parameters("bitfit")
     assert family["top 1", "bitfit"].verdict == "equal for practical purposes"
     said(PAGE, f"BitFit or a random mask over all blocks, {mask:,} parameters with its head?")
-    times = runs.parameters("top 1") / small
-    said(PAGE, f"does the last block alone, {times:.0f} times BitFit's size, beat BitFit?")
+    times, twice = (runs.parameters(arm) / small for arm in ("top 1", "top 2"))
+    said(PAGE, f"do the last two blocks, quicker than BitFit and {twice:.0f} times its size, beat it?")
+    two = family["top 2", "bitfit"]
+    assert two.verdict == "equal for practical purposes" and two.low > 0
+    low, high = (f"{100 * end:+.1f}".replace("-", "−") for end in (two.low, two.high))
     said(PAGE, f"How many parameters train does not decide. The last block, {times:.0f} times BitFit's size, equals "
-               "it.")  # fmt: skip
+               f"it, and so do the last two for practical purposes ({low} to {high}).")  # fmt: skip
 
 
 def test_what_the_probes_and_the_rates_are(runs):
     assert runs.parameters("probe") == 385
-    said(PAGE, "MiniLM on film sentences, 300 steps of 16 unless said, three seeds, learning rates tuned on validation")
+    said(PAGE, "MiniLM on film sentences, 300 steps of 16, three or five seeds, learning rates tuned on validation")
     said(PAGE, "The rival, the probe on the mean, is section 1's head trained to convergence on all 7,530 sentences.")
     for arm in SHOWN - {"probe"}:
-        name, steps = arm.removesuffix(", 600 steps"), runs.steps(arm)
-        tried = {run.cell.rate for run in runs.runs if (run.cell.arm, run.cell.steps) == (name, steps)}
-        if runs.rate(arm) == runs.rate(name):  # the rate of 300 steps stayed
-            tried |= {*runs.by_rate(name)}
+        assert runs.steps(arm) == 300
+        tried = {*runs.by_rate(arm)}
         assert min(tried) < runs.rate(arm) < max(tried), arm
         assert {f"{rate:e}"[0] for rate in tried} <= {"1", "3"}, arm
         assert all(3 <= round(high / low, 1) <= 3.4 for low, high in itertools.pairwise(sorted(tried))), arm
@@ -164,7 +169,7 @@ def test_no_row_is_preliminary(runs):
         found = re.findall(r"^\| ([^|]+?) \|.*\|([^|]*)\|$", card, flags=re.MULTILINE)
         rows |= {arm: "preliminary" in notes for arm, notes in found}
     assert not [arm for arm in SHOWN if rows.get(arm)]
-    assert not [arm for arm in SHOWN if runs.steps(arm) == 300 and once_beside(runs, arm)]
+    assert not [arm for arm in SHOWN - {"probe"} if once_beside(runs, arm)]
     assert not [cell.id for cell in read(PAGE).cells if "†" in str(cell)], "marked in text, code or picture"
 
 
@@ -184,7 +189,7 @@ def test_every_verdict_of_the_text_is_one_of_the_table(family):
     assert [*shown.values()] == [found.verdict for found in family.values()]
     assert {name: verdict for name, verdict in shown.items() if verdict in ("better", "worse")} == {
         "random mask − BitFit": "better", "BitFit − full fine-tuning": "worse",
-        "BitFit, 600 steps − probe on the mean": "better", "BitFit, query and up − probe on the mean": "better",
+        "BitFit, query and up − probe on the mean": "better",
     }  # fmt: skip
 
 
@@ -216,7 +221,7 @@ def test_what_reads_cls_and_who_trains_the_pooler(runs):
 
 def test_the_first_table_is_told_as_it_is():
     head, bitfit = (printed(PAGE, rf"{name} +(0\.\d+) \(")[0] for name in ("head on the mean", "BitFit"))
-    constant = printed(PAGE, r"a constant answer: (0\.\d+)")[0]
+    constant = printed(PAGE, r"; constant (0\.\d+)")[0]
     said(PAGE, f"In this run BitFit gets {bitfit} right and the head on the mean {head}")
     assert float(constant) < float(bitfit) < float(head)
     (loop,) = printed(PAGE, r"parameters train; accuracy (0\.\d+) \(")
@@ -246,16 +251,17 @@ def test_the_costs_are_told_as_they_are():
     whole = counts.full(AutoConfig.from_pretrained(sources.minilm(), num_labels=2), "classification")
     everything, few = (round((4 * whole + 12 * n) / 1e6) for n in (whole, int(bitfit[0].replace(",", ""))))
     said(PAGE, f"{everything} MB where everything trains, {few} with BitFit.")
-    said(PAGE, f"are {full[3]} MB where all blocks train:")
-    said(PAGE, f"{bitfit[3]} with BitFit, which keeps no input for a matrix's gradient")
+    said(PAGE, f"are {full[3]} MB where all blocks train, {bitfit[3]} with BitFit, which keeps no input for a matrix's "
+               f"gradient, and {two[3]} with the last two blocks, below which nothing is kept.")  # fmt: skip
+    two_in_all = (4 * whole + 12 * int(two[0].replace(",", ""))) / 1e6 + int(two[3])
+    said(PAGE, f"With weights, gradients and moments BitFit takes less at this small batch: "
+               f"{few + int(bitfit[3])} MB against {two_in_all:.0f}.")  # fmt: skip
     done, far = printed(PAGE, r"\nFAR, up only +[\d,]+ +– +([\d.]+) +(\d+)\n")
     assert float(done) < float(full[2]) < float(mask[2]) and int(far) < int(bitfit[3])
     entries = Entries(torch.zeros(4, 4), torch.tensor([5]))
     with torch.no_grad():
         assert entries.written(base := torch.ones(4, 4)).data_ptr() != base.data_ptr() and base.sum() == 16
-    said(PAGE, f"{far} with FAR, once primed: its gradient stops above block 1's attention.")
-    said(PAGE, "The split itself saves none")
-    said(PAGE, f"{two[3]} with the last two blocks")
+    said(PAGE, f"so its {far} MB are those of all of up training.")
     assert mask[1] == full[1] == "1.00" and abs(int(mask[3]) - int(full[3])) < 6
     said(PAGE, "A random mask saves neither work nor activations")
     said(PAGE, "Gradients and Adam's moments go with the number that trains, work and activations with how deep a "
@@ -299,7 +305,7 @@ def test_the_split_saves_no_activations():
         kept.append(measure(model, batch).activations / 1e6)
     far = int(printed(PAGE, "\nFAR, up only.* (\\d+)\n")[0])
     assert kept[0] < far - 1 and abs(kept[1] - far) < 1 < kept[2] - far
-    said(PAGE, "a single learner needs the layer's whole input")
+    said(PAGE, "FAR's split saves none: a single learner needs the layer's whole input")
 
 
 @pytest.mark.slow
@@ -345,3 +351,9 @@ def test_what_peft_has_instead_of_bitfit():
     biases = training(adapted(BeftConfig(target_modules=["query", "key", "value", "dense"])))
     assert len(biases) == 6 * 6 + 1 and all("beft_bias" in name for name in biases), "of each block, and the pooler"
     said(PAGE, "BeftConfig, which adds a trained bias to each layer in target_modules and leaves the norms alone")
+
+
+def test_what_a_tasks_file_takes(runs):
+    small, large = (4 * runs.parameters(arm) for arm in ("bitfit", "top 2"))
+    assert (round(small / 1e3), round(large / 1e6)) == (108, 14)
+    said(PAGE, "A task's file holds the tensors that trained: 108 kB, where the last two blocks would take 14 MB.")

@@ -34,11 +34,11 @@ def every() -> Results:
 LONGER = "qv-r8-tuned-at-600, 600 steps", "full, 600 steps"
 TIED = LONGER[0], "full-tuned-at-600, 600 steps"  # at the other rate; the tie's test
 RANKS = ("qv-r64", "qv-r8"), ("qv-r8", "qv-r1")
-FEWER, *PLACES = ("all-r8", "qv-r8"), ("all-r8", "attention-r18"), ("all-r8", "mlp-r14")
-RELATIVES = ("dora", "qv-r8"), ("vera", "qv-r8"), ("oft", "qv-r8")
+FEWER, *PLACES = ("lora-all-linear", "lora"), ("all-r8", "attention-r18"), ("all-r8", "mlp-r14")
+RELATIVES = ("dora", "lora"), ("vera", "lora"), ("oft", "lora")
 STARTS = tuple((f"all-r8-{init}", "all-r8") for init in ("pissa", "olora", "eva"))
-PROBE = ("qv-r8", "probe"), ("full", "probe")
-ASKED = ("all-r8", "full"), ("qv-r8", "full"), LONGER, PROBE[0]
+PROBE = ("lora", "probe"), ("full", "probe")
+ASKED = ("lora-all-linear", "full"), ("lora", "full"), LONGER, PROBE[0]
 VARIANTS = *RANKS, FEWER, *PLACES, *RELATIVES, *STARTS
 EQUAL = "equal for practical purposes (within 3 points)"
 
@@ -46,7 +46,7 @@ EQUAL = "equal for practical purposes (within 3 points)"
 def test_the_verdicts_of_both_tables(lora):
     first, second = (lora.pairs({str(pair): pair for pair in asked}) for asked in (ASKED, VARIANTS))
     unclear, equal = "no clear difference", EQUAL.partition(" (")[0]
-    assert [row[-1] for row in first.rows] == [*[unclear] * 2, equal, "better"]
+    assert [row[-1] for row in first.rows] == ["worse", *[equal] * 2, "better"]
     assert [row[-1] for row in second.rows] == [*[equal] * 8, *[unclear] * 3]
     assert printed(PAGE, r"Holm's adjustment for (\d+) comparisons") == (str(len(first.rows)),)
     assert printed(PAGE, r"As above, with (\d+) comparisons") == (str(len(second.rows)),)
@@ -61,13 +61,14 @@ def card_row(arm: str) -> str:
 def test_what_was_trained_and_tested(lora, every):
     arms = {arm for pair in (*ASKED, *VARIANTS) for arm in pair} - {"probe"}
     (sentences,) = {len(run.correct) for arm in arms for run in lora.arms[arm]}
-    assert {len(lora.arms[arm]) for arm in arms} == {3}
+    more = {"full", "lora", "lora-all-linear", "dora", "vera", "oft"}  # those of notebook 10's table
+    assert all(len(lora.arms[arm]) == (5 if arm in more else 3) for arm in arms)
     assert {lora.steps(arm) for arm in arms if not arm.endswith("600 steps")} == {300}
     card = (DATA / "evidence" / "lora.md").read_text(encoding="utf-8")
     batch, *_, seen = re.search(r"batches of (\d+); 300 steps are (\S+) of the ([\d,]+) training", card).groups()
     passes = 300 * int(batch) / int(seen.replace(",", ""))
-    said(PAGE, f"two classes: 300 steps of {batch} sentences ({passes:.2f} of a pass), three seeds, every learning "
-               f"rate tuned, {sentences:,} test sentences. LoRA has $r=8$ unless said")  # fmt: skip
+    said(PAGE, f"two classes: 300 steps of {batch} sentences ({passes:.2f} of a pass), three or five seeds, every "
+               f"learning rate tuned, {sentences:,} test sentences. LoRA has $r=8$ unless said")  # fmt: skip
     said(PAGE, "we set $\\alpha=2r$, and tune the learning rate")
     searched = {arm for arm in arms if not arm.endswith("600 steps")}
     assert not any(once_beside(every, arm) for arm in searched)
@@ -91,19 +92,18 @@ def test_all_linear_is_in_the_blocks(lora):
     assert all(".layer." in name for name in trained)
 
 
-def test_between_lora_and_full_fine_tuning_there_is_no_clear_difference(lora):
+def test_lora_on_query_and_value_equals_full_fine_tuning(lora):
+    r"""Adjusted verdicts: the tables' test."""
     everywhere, fewer, longer = (lora.difference(*pair) for pair in (*ASKED[:2], LONGER))
-    assert everywhere.verdict == "no clear difference" and everywhere.value < 0
-    value, ends = everywhere.in_points().split(" ", 1)
-    less = fewer.in_points().replace(" (", " on query and value (")  # its adjusted verdict: the tables' test
-    said(PAGE, f"No clear difference: after 300 steps LoRA minus full fine-tuning is {value} points on all linear "
-               f"layers {ends}, {less}.")  # fmt: skip
-    said(PAGE, f"After 300 steps LoRA on all linear layers minus full fine-tuning is {value} points {ends}: no clear "
-               "difference")  # fmt: skip
+    points, wide = (found.in_points().replace(" (", " points (") for found in (fewer, everywhere))
+    assert str(fewer) == str(longer) == EQUAL
+    assert {lora.steps(arm) for arm in LONGER} == {600} and {lora.steps(arm) for arm in ASKED[1]} == {300}
+    said(PAGE, "LoRA on query and value equals full fine-tuning for practical purposes, after 300 steps, "
+               f"{points}, as after 600. On all linear layers it is worse, only just: {wide}, "
+               f"p = {everywhere.p:.3f}.")  # fmt: skip
+    said(PAGE, f"LoRA on query and value equals full fine-tuning for practical purposes, {points}; on all linear "
+               f"layers it is worse, only just {wide.partition('points ')[2]}.")  # fmt: skip
     said(PAGE, "What we do not know: whether this holds for larger models and harder tasks")
-    assert str(longer) == EQUAL
-    assert {lora.steps(arm) for arm in LONGER} == {600}
-    said(PAGE, "After 600 steps query and value equal it for practical purposes.")
     assert round(1e3 * lora.parameters("qv-r8") / lora.parameters("full")) == 3
     said(PAGE, "LoRA on query and value trains 0.3 % of the parameters")
 

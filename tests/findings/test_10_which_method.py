@@ -44,43 +44,59 @@ def arms(stored) -> list[str]:
     return [arm for arm in stored.arms if arm in EVERY and arm != "full"]
 
 
-def test_no_method_is_better_and_four_are_clearly_worse(stored, arms):
+def behind(found, arm, ends=True):
+    value, ends_of = (-found[arm]).in_points().replace("+", "").split(" ", 1)
+    return f"{value} points {ends_of}" if ends else value
+
+
+def test_no_method_is_better_and_eleven_are_equal(stored, arms):
     found = stored.differences(arms, "full")
     assert len(arms) == 33 and max(d.value for d in found.values()) < 0
-    assert not any(d.non_inferior for d in found.values())
-    best = -max(found.values(), key=lambda d: d.value)
-    assert max(d.low for d in found.values()) < -0.03
-    least = best.in_points().removeprefix("+").replace("+", "").replace(" (", " points (")
-    said(PAGE, f"all {len(arms)} lie below it on average, the nearest by {least}.")
-    assert Counter(str(d.verdict) for d in found.values()) == {"no clear difference": 29, "worse": 4}
-    assert {arm for arm, d in found.items() if d.verdict == "worse"} == {"bitfit", "said", "p-tuning", "head"}
-    said(PAGE, "Four are clearly worse: BitFit, SAID, P-tuning and the head alone")
-    said(PAGE, "The other 29 show no clear difference, which does not mean near")
+    of = {word: {arm for arm, d in found.items() if d.verdict == word}
+          for word in ("equal for practical purposes", "worse", "no clear difference")}  # fmt: skip
+    equal, worse, unclear = of.values()
+    assert len(equal) + len(worse) + len(unclear) == len(arms)
+    said(PAGE, f"No method is better than full fine-tuning: {len(equal)} are equal to it for practical purposes, "
+               f"{len(worse)} are worse. All {len(arms)} lie below it on average.")  # fmt: skip
+    named = {"houlsby", "pfeiffer", "lin", "lora", "oft"}
+    assert named < equal and len(equal - named) == 6
+    near, far = (f"{-100 * end(found[arm].value for arm in equal):.1f}" for end in (max, min))
+    said(PAGE, "Equal: the adapters of Houlsby, Pfeiffer and Lin, LoRA on query and value, OFT and six more, "
+               f"{near} to {far} points behind.")  # fmt: skip
+    named = {"ia3", "bitfit", "prefix"}
+    assert named | {"prompt"} < worse and len(worse - named) == 16
+    said(PAGE, f"Worse: (IA)³ by {behind(found, 'ia3')}, BitFit by "
+               f"{behind(found, 'bitfit', False)}, prefix tuning by {behind(found, 'prefix', False)}, and 16 more. "
+               f"Prompt tuning is {behind(found, 'prompt', False)} behind.")  # fmt: skip
+    assert unclear == {"lora-all-linear", "qlora", "parallel"}
+    qlora = found["qlora"]
+    assert qlora.high > 0
+    said(PAGE, "No clear difference: LoRA on all linear layers, QLoRA and the parallel adapter. QLoRA may be "
+               f"{-100 * qlora.low:.1f} points behind, or ahead.")  # fmt: skip
+    said(PAGE, f"LoRA is equal with {behind(found, 'lora')}, DoRA worse with "
+               f"{behind(found, 'dora').replace(' points', '')}")  # fmt: skip
+    assert found["dora"].low < -0.03 < found["lora"].low
+    assert stored.difference("dora", "lora").verdict == "equal for practical purposes"
     alone = sum(stored.difference(arm, "full").verdict == "worse" for arm in arms)
-    said(PAGE, f"Asked one by one, {alone} would be called worse; Holm leaves four")
+    said(PAGE, f"Asked one by one, {alone} would be called worse; Holm leaves {len(worse)}")
     assert printed(PAGE, rf"asked one by one, (\d+) of {len(arms)} are worse\n") == (str(alone),)
     assert 1 < 0.05 * len(arms) < 2
     said(PAGE, f"Were no method different, one or two of {len(arms)} questions asked at 5 % would still be better")
-    prefix, asked = found["prefix"], stored.difference("prefix", "full")
+    parallel, asked = found["parallel"], stored.difference("parallel", "full")
     times = sum(stored.difference(arm, "full").p >= asked.p for arm in arms)  # Holm's factor
-    assert prefix.verdict == "no clear difference" and abs(times * asked.p - prefix.p) < 1e-9
-    assert times == 33 - 4, "the fifth"
-    assert printed(PAGE, rf"prefix tuning +(\S+) +{times} +(\S+) +no clear") == (f"{asked.p:.2g}", f"{prefix.p:.2g}")
-    prompt = found["prompt"]
-    value, _ = prompt.in_points().removeprefix("−").split(" ", 1)
-    assert prompt.verdict == "no clear difference" and prompt.low < -0.3
-    seeds = stored.seeds("prompt")
-    assert max(seeds) - min(seeds) > 0.1
-    said(PAGE, f"Prompt tuning is {value} points behind, but its seeds scatter")
+    assert asked.verdict == "worse" and abs(times * asked.p - parallel.p) < 1e-9
+    row = (f"{asked.p:.2g}", f"{parallel.p:.2g}")
+    assert printed(PAGE, rf"parallel adapters +(\S+) +{times} +(\S+) +no clear") == row
     (cell,) = (cell for cell in read(PAGE).cells if cell.id == "10w-005")
     drawn = set(re.findall(r'"([^"]+)"', re.search(r"shown = \{([^}]*)\}", cell.source)[1]))
     others = [100 * d.value for arm, d in found.items() if arm not in drawn]
-    assert drawn <= {*found} and len(drawn) == 17 and {"bitfit", "said", "p-tuning", "head"} <= drawn
-    assert printed(PAGE, r"the (\d+) not drawn: −(\S+) to −(\S+) points, no clear difference\n") == (
+    assert drawn <= {*found} and len(drawn) == 17 and {"lora", "dora", "parallel", "qlora"} <= drawn
+    assert printed(PAGE, r"the (\d+) not drawn: −(\S+) to −(\S+) points\n") == (
         str(len(others)), f"{-min(others):.1f}", f"{-max(others):.1f}")  # fmt: skip
     said(PAGE, f"The picture shows {len(drawn)} of the {len(arms)}")
-    said(PAGE, f"None of {len(arms)} methods is shown to be better than full fine-tuning, which alone trains the "
-               "pooler's matrix, after 300 steps; four are clearly worse")  # fmt: skip
+    said(PAGE, f"None of {len(arms)} methods is better than full fine-tuning, which alone trains the pooler's matrix, "
+               f"after 300 steps: {len(equal)} are equal to it for practical purposes, {len(worse)} are worse, and of "
+               "three we do not know.")  # fmt: skip
 
 
 #: Those of section 3's table.
@@ -132,9 +148,9 @@ def test_how_all_are_trained(arms):
     assert (given["optimizer"], given["weight_decay"], given["warmup"], given["clip"]) == ("adamw", 0, 0.1, 1)
     stored = results.read("methods")
     assert {stored.steps(arm) for arm in [*arms, "full"]} == {300}
-    assert {len(stored.seeds(arm)) for arm in [*arms, "full"]} == {3}
+    assert {len(stored.seeds(arm)) for arm in [*arms, "full"]} == {5}
     (batch,) = card_numbers("methods", r"batches of (\d+)")
-    said(PAGE, f"trained for 300 steps of {batch} sentences with three seeds")
+    said(PAGE, f"trained for 300 steps of {batch} sentences with five seeds")
     ends = {len(stored.scores(arm)[0]) for arm in [*arms, "full"]}
     said(PAGE, f"and tested on {ends.pop():,} sentences")
     assert not ends
@@ -164,7 +180,6 @@ def test_with_twice_the_steps_two_are_equal_and_three_are_worse():
     (short, long), (before, after) = (
         [stored.accuracy(name).value for name in (arm, f"{arm}, 600 steps")] for arm in ("lora", "full")
     )
-    assert f"{before:.3f}" == f"{after:.3f}"
     higher = stored.at("full", other).accuracy("full, 600 steps").value
     said(PAGE, f"Twice as many bring LoRA on film from {short:.3f} to {long:.3f}; full fine-tuning from {before:.3f} "
                f"to {after:.3f} or {higher:.3f}, at two rates that tie.")  # fmt: skip
@@ -187,14 +202,14 @@ def test_every_row_is_settled(arms):
 def test_two_in_three_beat_the_linear_probe(stored, arms):
     found = stored.differences([arm for arm in arms if arm != "head"], "probe")
     better = sum(d.verdict == "better" for d in found.values())
-    assert (better, len(found)) == (22, 32), "two in three"
+    assert (better, len(found)) == (21, 32), "two in three"
     assert [arm for arm, d in found.items() if d.verdict == "worse"] == ["p-tuning"]
     said(PAGE, f"Against the fair baseline {better} of {len(found)} are better, and P-tuning is worse")
     assert printed(PAGE, r"against the probe (\d+) of (\d+) are better, worse: (.*)\n") == (
         str(better), str(len(found)), "P-tuning")  # fmt: skip
     above = 100 * stored.difference("full", "probe").value
     probe = stored.accuracy("probe").value
-    said(PAGE, f"The linear probe is {above:.1f} behind")
+    said(PAGE, f"The linear probe is {above:.1f} points behind")
     gap = stored.difference("probe", "full")
     assert printed(PAGE, "linear probe minus full: (.*)\n") == (gap.in_points(),)
     weak, more = stored.accuracy("head").value, round(100 * stored.difference("probe", "head").value)
@@ -226,24 +241,23 @@ PAIRS = [("lora", "full"), ("lora-all-linear", "lora"), ("fish-mask", "random-ma
 def test_the_student_s_judge_and_the_rule_agree_on_three_pairs(stored):
     for one, two in PAIRS:
         runs = tuple((arm, seed, x) for arm in (one, two) for seed, x in enumerate(stored.seeds(arm)))
-        verdict, _, margin = conclude(runs, one, two, (0, 1, 2), 0.03, registration.standard_errors(3))
+        verdict, _, margin = conclude(runs, one, two, tuple(range(5)), 0.03, registration.standard_errors(5))
         rule = stored.difference(one, two)
         assert margin < rule.margin and verdict == rule.verdict
-    assert abs(registration.standard_errors(3) - stats.t.ppf(0.975, 4)) < 1e-9
+    assert abs(registration.standard_errors(5) - stats.t.ppf(0.975, 8)) < 1e-9
     (cell,) = (cell for cell in read(PAGE).cells if cell.id == "10w-011")
-    assert f"# {registration.standard_errors(3):.2f}: Student's t with 3 + 3 − 2 = 4 degrees of freedom" in cell.source
+    assert f"# {registration.standard_errors(5):.2f}: Student's t with 5 + 5 − 2 = 8 degrees of freedom" in cell.source
 
 
 def test_one_question_and_one_of_33(stored, arms):
-    alone = stored.difference("lora", "full")
+    alone = stored.difference("parallel", "full")
     assert alone.verdict == "worse"
-    for asked in (arms, SIX):
-        among = stored.differences(asked, "full")["lora"]
-        assert (among.low, among.high, str(among.verdict)) == (alone.low, alone.high, "no clear difference")
-    said(PAGE, f"LoRA is {alone.verdict} as the only question (p = {alone.p:.3f}); as one of {len(arms)} the same "
-               "interval shows no clear difference")  # fmt: skip
-    runs = tuple((arm, seed, x) for arm in ("lora", "full") for seed, x in enumerate(stored.seeds(arm)))
-    verdict, value, margin = conclude(runs, "lora", "full", (0, 1, 2), 0.03, registration.standard_errors(3))
+    among = stored.differences(arms, "full")["parallel"]
+    assert (among.low, among.high, str(among.verdict)) == (alone.low, alone.high, "no clear difference")
+    said(PAGE, f"The parallel adapter is {alone.verdict} as the only question (p = {alone.p:.3f}); as one of "
+               f"{len(arms)} the same interval shows no clear difference")  # fmt: skip
+    runs = tuple((arm, seed, x) for arm in ("parallel", "full") for seed, x in enumerate(stored.seeds(arm)))
+    verdict, value, margin = conclude(runs, "parallel", "full", (*range(5),), 0.03, registration.standard_errors(5))
     own, rule = Difference(value, value - margin, value + margin).in_points(), alone.in_points()
     for name, cell in (("yours, over seeds alone", f"{own} +{verdict}"), ("over sentences too", f"{rule} +worse"),
                        ("the same, as one of 33 questions", f"{rule} +no clear difference")):  # fmt: skip
@@ -254,13 +268,14 @@ def test_one_rate_for_all_turns_a_verdict():
     stored, one, other = results.read("methods"), "lora", "compacter"
     low, high = stored.rate(one), stored.rate(other)
     at_low, at_high = stored.at(other, low), stored.at(one, high)
-    assert len(at_low.seeds(other)) == len(at_high.seeds(one)) == 3
+    assert len(at_low.seeds(other)) == len(at_high.seeds(one)) == 3 and len(stored.seeds(one)) == 5
     first, second, own = (runs.difference(one, other) for runs in (at_low, at_high, stored))
-    assert [str(d.verdict) for d in (first, second, own)] == ["better", "worse", "no clear difference"]
+    assert [str(d.verdict) for d in (first, second, own)] == ["better", "worse", "better"]
     for where, d in ((f"both at {low:g}", first), (f"both at {high:g}", second), ("each at its own", own)):
         assert printed(PAGE, f"LoRA minus Compacter, {where}: (.*), (.*)\n") == (d.in_points(), d.verdict)
     said(PAGE, f"At {low:g} LoRA is better than Compacter by {100 * first.value:.1f} points, at {high:g} worse by "
-               f"{-100 * second.value:.0f}; each at its own rate, there is {own.verdict}.")  # fmt: skip
+               f"{-100 * second.value:.0f}; each at its own rate, better by "
+               f"{own.in_points().replace('+', '')}.")  # fmt: skip
 
 
 def test_cliffs_and_lucky_leaders(arms):
@@ -297,7 +312,7 @@ def test_cliffs_and_lucky_leaders(arms):
     lead, second, *_ = sorted(arms, key=stored.validation, reverse=True)
     assert (lead, second) == ("oft", "ia3")
     seeds = {arm: sorted(run.validation for run in stored.arms[arm]) for arm in (lead, second)}
-    assert seeds[lead][-1] - seeds[lead][0] < 0.006 < 0.03 < seeds[second][-1] - seeds[second][0]
+    assert seeds[lead][-1] - seeds[lead][0] < 0.008 < 0.03 < seeds[second][-1] - seeds[second][0]
     assert stored.validation("full") > stored.validation(lead)
 
 
@@ -306,7 +321,7 @@ def test_the_leader_s_lead(stored, arms):
     table = torch.tensor([[run.validation for run in stored.arms[arm]] for arm in near], dtype=torch.float64)
     means = table.mean(-1)
     first, second = means.argsort(descending=True)[:2].tolist()
-    assert (near[first], near[second]) == ("oft", "ia3")
+    assert (near[first], near[second]) == ("shira", "oft")
     lead, expected = (
         100 * float(x) for x in (means[first] - means.mean(), leader(table[None, None])["leader"] - means.mean())
     )
@@ -349,8 +364,8 @@ def test_what_the_costs_are():
 def test_what_the_guide_takes():
     cost, methods = costs.read(), results.read("methods")
     choice = guide.decide(methods, cost, guide.Budget("storage", stored=150_000))
-    assert (choice.lead, *choice.taken) == ("ia3", "vera", "compacter-plus")
-    vera, other = choice.taken
+    assert (choice.lead, *choice.taken) == ("ia3", "compacter-plus", "vera")
+    other, vera = choice.taken
     asked = choice.kept | choice.left
     assert len(asked) == 10 and "full" not in asked
     said(PAGE, "Its ten questions are unadjusted, and no test sentences are left to check the choice")
@@ -358,23 +373,21 @@ def test_what_the_guide_takes():
     fixed = 4 * 2 * EVERY["vera"].method.r * TINY.hidden_size  # A and B, shared by all layers
     assert cost[vera].storage_bytes + fixed > 150_000
     said(PAGE, "With its random matrices, which PEFT stores by default, VeRA would not fit.")
-    assert round(100 * choice.holds[other]) == 50
-    assert cost[other].storage_bytes < cost[vera].storage_bytes
-    assert cost[other].storage_bytes < min(cost[arm].storage_bytes for arm in choice.kept)  # it would be taken
+    assert cost[other].storage_bytes == min(cost[arm].storage_bytes for arm in choice.kept)
     one, two = (f"{cost[arm].storage_bytes / 1e3:.0f} kB" for arm in (vera, other))
-    said(PAGE, f"The choice is not firm: Compacter++ ({two}) is taken in half of the draws, VeRA ({one}) in "
-               f"{100 * choice.holds[vera]:.0f} %.")  # fmt: skip
-    said(PAGE, "For 150 kB a task the guide's choice, VeRA, is not firm; the leader, (IA)³, fits too")
-    assert choice.holds[vera] < guide.FIRM == 0.8
+    said(PAGE, f"The choice is not firm: Compacter++ ({two}) is taken in {100 * choice.holds[other]:.0f} % of the "
+               f"draws, VeRA ({one}) in {100 * choice.holds[vera]:.0f} %.")  # fmt: skip
+    said(PAGE, "For 150 kB a task the guide's choice, Compacter++, is not firm; the leader, (IA)³, fits too")
+    assert choice.holds[other] < guide.FIRM == 0.8
     said(PAGE, "it is firm only if 80 % of other draws of test sentences and seeds make it too")
     said(PAGE, f"If storage within 150 kB is free, take the leader: (IA)³ needs "
                f"{cost['ia3'].storage_bytes / 1e3:.0f} kB.")  # fmt: skip
     ((shown,),) = ([o.data["text/markdown"] for o in cell.outputs if "text/markdown" in o.get("data", {})]
                    for cell in read(PAGE).cells if cell.id == "10w-019")  # fmt: skip
     below = {arm for arm, d in asked.items() if d.value < -0.05}
-    assert below == {"head", "p-tuning", "prompt"} and "three far below not shown" in shown
+    assert below == {"head", "p-tuning", "prompt"} and "three far off left out" in shown
     fit = {arm: cost[arm].storage_bytes for arm in choice.kept}
-    assert choice.lead == "ia3" and min(fit, key=fit.get) == vera  # as its caption says
+    assert choice.lead == "ia3" and min(fit, key=fit.get) == other  # as its caption says
     for arm, d in asked.items():  # the guide's intervals are the table's
         assert d == methods.difference(arm, choice.lead)
     told = ", ".join(f"{NAMES[arm]} {choice.holds[arm]:.0%}" for arm in choice.taken)
@@ -392,8 +405,9 @@ def test_the_costs_processors():
     runs = list(csv.DictReader((DATA / "evidence" / "methods.csv").open(encoding="utf-8")))
     assert {row["processor"] for row in runs} == {"", "Intel(R) Xeon(R) Processor", "AMD EPYC"}
     elsewhere = {(row["arm"], float(row["rate"])) for row in runs if row["processor"] == "AMD EPYC"}
-    assert {arm for arm, _ in elsewhere} == {"qlora"}, "two rates beside its best: no accuracy that the page shows"
-    assert stored.rate("qlora") not in {rate for _, rate in elsewhere}
+    later = {(row["arm"], int(row["seed"])) for row in runs if row["processor"] == "AMD EPYC" and row["arm"] != "qlora"}
+    assert {seed for _, seed in later} == {3, 4}, "of the two seeds that came later"
+    assert all(rate == stored.rate(arm) for arm, rate in elsewhere if arm != "qlora")
 
 
 def test_what_published_tables_show():

@@ -4,10 +4,11 @@ from statistics import mean
 
 import numpy as np
 import pytest
-from finding import once_beside, printed, said, tenths
+from finding import once_beside, printed, said, tenths, tied
 from scipy import stats
 from test_11_reinforcement import LONGER, judged
 
+from coursekit.comparison.candidates import EVERY
 from coursekit.experiments import forgetting, intervals, results
 from coursekit.experiments.results import Results, few
 from coursekit.experiments.table import Cell, Run
@@ -15,7 +16,8 @@ from coursekit.experiments.table import Cell, Run
 README = "data/evidence/README.md"
 #: (topics, one arm, another, its verdict, what the README says before the difference)
 FOUND = [
-    (("ia3",), "ia3", "full", "no clear difference", "(IA)³ against full fine-tuning: "),
+    (("ia3",), "ia3", "full", "no clear difference", "(IA)³ against full fine-tuning, over three seeds: "),
+    (("methods",), "ia3", "full", "worse", "It had been called worse, and over five it is, "),
     (("adapters",), "houlsby r=64, magnitude 80% after", "houlsby r=64", "no clear difference",
      "80 % of a trained adapter's weights pruned by magnitude against none: "),
     (("soft_prompts", "pooling"), "prompt-20", "head-mean", "no clear difference",
@@ -34,10 +36,11 @@ FOUND = [
      "A Pfeiffer adapter of width 64 against 16: "),
     (("adapters",), "adapter-drop", "pfeiffer", "no clear difference", "two of six blocks dropped against none: "),
     (("selective",), "fisher mask", "random mask", "worse", "Entries chosen by Fisher information are "),
-    (("selective",), "bitfit, 600 steps", "full, 600 steps", "worse",
-     "After 600 steps each, BitFit against full fine-tuning: "),
     (("lora",), "qv-r64", "qv-r8", "equal for practical purposes", "LoRA of rank 64 against rank 8: "),
-    (("lora",), "all-r8", "full", "no clear difference", "LoRA on all linear layers against full fine-tuning: "),
+    (("methods",), "lora-all-linear", "full", "worse",
+     "LoRA on all linear layers against full fine-tuning: "),
+    (("methods",), "lora", "full", "equal for practical purposes",
+     "LoRA on query and value against full fine-tuning: "),
     (("ia3",), few("lora", 16), few("ia3", 16), "no clear difference", "With 16 sentences LoRA against (IA)³: "),
 ]  # fmt: skip
 
@@ -47,6 +50,27 @@ def test_what_the_readme_says(topics, arm, other, verdict, phrase):
     found = results.read(*topics).difference(arm, other)
     assert found.verdict == verdict
     said(README, f"{phrase}{found}")
+
+
+def test_lora_on_all_linear_layers_is_worse_as_the_only_question():
+    runs = results.read("methods")
+    alone = runs.difference("lora-all-linear", "full")
+    among = runs.differences([arm for arm in EVERY if arm in runs.arms and arm != "full"], "full")["lora-all-linear"]
+    assert (alone.verdict, among.verdict, among.family) == ("worse", "no clear difference", 33)
+    said(README, f"{alone} as the only question (p = {alone.p:.3f}), {among.verdict} among the 33 of lesson 10")
+
+
+def test_what_the_readme_says_of_bitfit_after_600_steps():
+    r"""Against full fine-tuning at 1e-4, of its two rates that tie the one that is ahead in the test."""
+    runs = results.read("selective")
+    lower, higher = tied(runs, "full", 600)
+    of = {rate: runs.at("full", rate) for rate in (lower, higher)}
+    assert higher == 1e-4 and of[higher].rate("full, 600 steps") == higher
+    assert of[higher].accuracy("full, 600 steps").value > of[lower].accuracy("full, 600 steps").value
+    found = of[higher].difference("bitfit, 600 steps", "full, 600 steps")
+    assert found.verdict == "worse" == of[lower].difference("bitfit, 600 steps", "full, 600 steps").verdict
+    said(README, "After 600 steps each, BitFit against full fine-tuning at the higher of its two rates that tie on "
+                 f"validation: {tenths(found)}")  # fmt: skip
 
 
 def test_what_the_readme_says_of_lora_beside_the_lesson():

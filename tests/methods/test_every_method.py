@@ -13,6 +13,7 @@ import math
 import re
 import warnings
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import families
 import numpy as np
@@ -616,6 +617,12 @@ def test_what_a_method_cannot_attach_to_or_be_called_is_said_in_a_line(case):
         method.attach(nn.Linear(3, 3))
 
 
+def anew(path: Path, content: bytes) -> None:
+    r"""Write `path` as a new file: for one that is written over, ext4 waits for the disk."""
+    path.unlink()
+    path.write_bytes(content)
+
+
 @own("load")
 def test_a_damaged_checkpoint_is_said_in_a_line_and_changes_nothing(case, tmp_path):
     family, method = case.families[-1], case.make()
@@ -627,7 +634,7 @@ def test_a_damaged_checkpoint_is_said_in_a_line_and_changes_nothing(case, tmp_pa
         *((tensors, text) for text in (b"", b"no tensors", tensors.read_bytes()[:-10])),
     ]:
         good = path.read_bytes()
-        path.write_bytes(content)
+        anew(path, content)
         for attempt in (
             lambda: method.load(model, tmp_path),
             lambda: method.load(fresh, tmp_path),
@@ -635,7 +642,7 @@ def test_a_damaged_checkpoint_is_said_in_a_line_and_changes_nothing(case, tmp_pa
         ):
             with refused(r"^the checkpoint in .* is damaged \(.*\); save it again$", model, fresh):
                 attempt()
-        path.write_bytes(good)
+        anew(path, good)
 
 
 OTHER_SHAPE = "there and .* here|is damaged|is of another model|holds no tensor|was trained with"
@@ -688,7 +695,7 @@ def test_a_size_that_no_memory_holds_is_refused_before_anything_is_made(case, tm
                 yield from (settings | {key: inner} for inner in enlarged(value))
 
     for settings in enlarged(json.loads(good)):
-        file.write_text(json.dumps(settings))
+        anew(file, json.dumps(settings).encode())
         with contextlib.suppress(CourseError):  # some say nothing about a size
             methods.detach(methods.from_checkpoint(tmp_path).load(fresh, tmp_path))
         assert methods.attached(fresh) == {} and torch.equal(fresh(**one).logits, before)
@@ -703,7 +710,7 @@ def test_a_config_that_makes_no_sense_is_refused_in_a_line_or_changes_nothing(ca
     settings = json.loads(file.read_text())
     for key in settings:
         for value in ({"a": 1}, "no such", -1.5):
-            file.write_text(json.dumps(settings | {key: value}))
+            anew(file, json.dumps(settings | {key: value}).encode())
             try:
                 methods.from_checkpoint(tmp_path).load(fresh, tmp_path)
             except CourseError as error:
@@ -720,7 +727,7 @@ def test_a_setting_that_a_checkpoint_does_not_have_is_named(case, tmp_path):
     file = tmp_path / "adapter_config.json"
     settings = json.loads(file.read_text())
     for key in settings:
-        file.write_text(json.dumps({k: v for k, v in settings.items() if k != key}))
+        anew(file, json.dumps({k: v for k, v in settings.items() if k != key}).encode())
         try:
             type(method).from_checkpoint(tmp_path)
         except CourseError as error:
