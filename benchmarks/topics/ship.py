@@ -3,8 +3,8 @@ r"""What lesson 12 ships, over three seeds: its two adapters of SmolLM2, trained
 `film`: all 240 test sentences of at most eight words, graded with one of five words. `sums`: 130 sums, right where each
 token of the answer and of the line end is the likeliest. A seed draws the starts of both LoRAs, the 128 film sentences
 that are learned from, and the order of the 80 sums. States of a run: nothing trained (`released`); the `other` adapter
-alone; both in one (`sum`, `factors added`, and `TIES`, a fifth of each matrix kept, which the lesson only names, also
-as `TIES at rank 16`). Of film as well: merged in float32 and then rounded in memory, RoPE's frequencies too (`merged
+alone; both in one (`sum`, `factors added`, and two that the lesson leaves out: `TIES`, a fifth of each matrix kept, and
+`TIES at rank 16`). Of film as well: merged in float32 and then rounded in memory, RoPE's frequencies too (`merged
 first`), `beside NF4`, and trained beside it (`trained on NF4`). `nats`: mean divergence from the adapter beside float32
 weights, on 40 sentences; `floor`: the largest of the lesson's three harmless changes. `sums again`: the sums adapter
 trained once more, later and on another processor, for the same three ways out (`nats`: on the prompts of 40 sums). No

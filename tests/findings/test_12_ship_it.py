@@ -46,6 +46,7 @@ def test_this_run_of_the_first_adapter():
         int, printed(PAGE, r"of 24 new sentences: base model (\d+), with film (\d+); constant answer (\d+)\.")
     )
     assert max(base, constant) < film == right("film")[0] and base == right("base model")[0]
+    said(PAGE, f"In this run film is right on {film} of 24 sentences, the constant answer on {constant}.")
 
 
 def test_this_run_of_the_16_and_4_bits():
@@ -65,8 +66,8 @@ def test_this_run_of_the_16_and_4_bits():
     said(PAGE, f"merged and rounded to bfloat16, ours has {times:.1f} times the floor")
     share, *_ = apart("the same, loaded in float32")
     assert share < 0.05 * times  # a twentieth of it is left
-    said(PAGE, f"Nearly all of it is arithmetic in bfloat16: loaded in float32, the folder is at {share} of the floor. "
-               "Rounding the weights, and so the update (06_lora, section 4), costs no more.")  # fmt: skip
+    said(PAGE, f"Nearly all of it is arithmetic in bfloat16: loaded in float32, the folder is at {share} of the "
+               "floor, and that is what rounding the weights costs (06_lora, section 4).")  # fmt: skip
     said("06_lora", "## 4 · Merge it")
     said("06_lora", "merging drops this part of the update and rounds the rest")
     nf4, control = map(apart, ("base in NF4, adapter beside", "bare base, NF4 against float32"))
@@ -84,11 +85,7 @@ def test_one_more_error_of_the_same_size_doubles_a_divergence():
     small = difference(one, one + errors[0], mask)[0]
     assert abs(difference(one, one + errors.sum(0), mask)[0] / small - 2) < 0.1
     assert abs(difference(one, one + 2 * errors[0], mask)[0] / small - 4) < 0.1
-    said(
-        PAGE,
-        "A small divergence grows with the square of the error, and the squares of independent errors add: one more "
-        "rounding of the same size doubles it.",
-    )
+    said(PAGE, "one more rounding of the same size doubles a small divergence")
 
 
 def test_this_run_of_the_file():
@@ -96,9 +93,9 @@ def test_this_run_of_the_file():
     told = [printed(PAGE, rf"(?m)^{adapter}\s+{part}\s+{heads}\s+(\S+)\s+(\S+)$") for adapter, part, heads in (
         ("film", "query", 9), ("film", "value", 0), ("sums", "query", 9)
     )]  # fmt: skip
-    assert max(float(off) for _, off in told) < 1e-6
-    said(PAGE, "Beside the weights of SmolLM2's own file the three layers agree with ours to less than a millionth of "
-               "the update")  # fmt: skip
+    assert max(float(off) for _, off in told) <= 1e-6  # as printed, to one digit
+    said(PAGE, "Beside the weights of SmolLM2's own file the three layers agree with ours to a millionth of the "
+               "update")  # fmt: skip
     film, value, alpha = (float(alpha) for alpha, _ in told)
     assert film == value == 16 and alpha == round(8 * 8**0.5, 2)
     said(PAGE, r"It is an rsLoRA, which divides by the root of the rank: $\alpha=8$ and $s=\alpha/\sqrt r\approx2.83$")
@@ -131,17 +128,18 @@ def test_this_run_of_the_batch():
     times, filled, tokens = printed(
         PAGE, r"switching takes (\d+\.\d) times as long; (\d+) tokens, (\d+) without padding"
     )
-    assert 1.2 < float(times) < 3.5
+    assert 1 < float(times) < 3  # three calls
     assert int(filled) > int(tokens)
-    said(PAGE, f"not four times: {times} times in this run, over prompts and without generating")
-    said(PAGE, f"for prompts on this CPU {times} times as fast as switching")
+    said(PAGE, f"not three times as fast: {times} times in this run, over prompts and without generating")
 
 
 def test_this_run_of_the_combination():
     film, sums, both = (right(name) for name in ("film", "sums", "both"))
     behind = film[0] - both[0], sums[1] - both[1]
     assert behind == (1, 3) and min(2 * 0.5**n for n in behind) > 0.05  # a sign test, were no answer gained
-    said(PAGE, "both is one grade behind film, three sums behind sums: too few to tell. Section 6 asks more.")
+    (cross,) = printed(PAGE, r"cross terms: (\S+) times as large as the sum")
+    said(PAGE, f"The cross terms are {cross} times as large as the sum itself. both, without them, is one grade behind "
+               "film, three sums behind sums: too few to tell.")  # fmt: skip
     said(PAGE, "asked 240 film sentences and 130 sums")
 
 
@@ -156,8 +154,7 @@ def test_this_run_s_bytes():
     told = printed(PAGE, r"a hundred customers: (\S+) GB with one bfloat16 base, (\d+) GB merged")
     assert told == (f"{(float(half) + 100 * adapter) / 1e3:.2f}", f"{float(half) / 10:.0f}")
     said(PAGE, "as much as the model, 134.5 million parameters in bfloat16?")
-    said(PAGE, f"The prediction: {one} MB, and {times} of them: a hundred customers need {told[0]} GB with their one "
-               f"base, and {told[1]} GB merged.")  # fmt: skip
+    said(PAGE, f"The predictions: {times}, of {one} MB each.")
     said(PAGE, f"A merged model weighs as much as {times} adapters")
 
 
@@ -216,8 +213,14 @@ def test_the_stored_runs():
     }
     assert all(len(points) == 6 and points[0] < 0 < points[1] for points in lost.values())  # five of six fell
     _, little, *_, much = lost["beside NF4"]
-    said(PAGE, f"Beside NF4 most runs fell: put there, five of six did, by {little:.0f} to {much:.0f} points. With "
-               "three seeds that is no clear difference.")  # fmt: skip
+    floors = {way: sorted(float(run.more["nats"]) / float(run.more["floor"]) for own in again.values()
+                          for run in runs.arms[f"{own}, {way}"]) for way in ("merged first", "beside NF4")}  # fmt: skip
+    assert [len(found) for found in floors.values()] == [6, 6]
+    (kept_at, kept_to), (put_at, put_to) = ((found[0], found[-1]) for found in floors.values())
+    assert kept_to < 3 < put_at  # as the page's rule has it
+    said(PAGE, f"In these six runs the merged model lies at {kept_at:.1f} to {kept_to:.1f} floors.")
+    said(PAGE, f"Beside NF4 most runs fell: put there, at {put_at:.0f} to {put_to:.0f} floors, five of six did, by "
+               f"{little:.0f} to {much:.0f} points. With three seeds that is no clear difference.")  # fmt: skip
     kept = {task: runs.difference(f"{task}, sum", task) for task in ("film", "sums")}
     said(PAGE, f"The sum keeps film's accuracy {margin}; on sums there is {kept['sums'].verdict}")
     factors, of_film = (runs.difference(f"{task}, factors added", f"{task}, sum") for task in ("sums", "film"))
@@ -307,4 +310,4 @@ def test_peft_gives_each_row_of_a_batch_its_own_adapter(tmp_path):
         bare = theirs(ids).logits
     both = theirs(input_ids=ids, adapter_names=["film", "__base__"]).logits
     assert torch.allclose(both, torch.stack([film[0], bare[1]]), atol=1e-6) and not torch.allclose(film, bare)
-    said(PAGE, 'Section 4\'s batch in peft: model(**batch, adapter_names=["film", "__base__"]), a name for each row')
+    said(PAGE, 'Section 3\'s batch in peft: model(**batch, adapter_names=["film", "__base__"]), a name for each row')
