@@ -35,7 +35,8 @@ def step(config):
 
 def test_sixteen_bytes_a_parameter(step):
     said(PAGE, f"Four times: {step.states / GB:.2f} GB in all, whatever the batch. Half of it is Adam's momentum")
-    assert step.states == 4 * step.weights == 2 * step.optimizer
+    assert step.optimizer - 2 * step.weights < 4 * 300, "beside the states, a count of steps for each tensor"
+    assert step.states == 2 * step.weights + step.optimizer
     shown = [printed(PAGE, rf"{part} +(\d+) +(\S+)") for part in ("weights", "gradients", "optimizer")]
     sizes = step.weights, step.gradients, step.optimizer
     assert shown == [(f"{size / MB:.0f}", f"{size / step.weights * 4:.2f}") for size in sizes]
