@@ -103,7 +103,7 @@ def test_few_sentences_do_not_favour_it(film):
     said(PAGE, "for practical purposes; with 128 LoRA is better.")
     seeds = {run.cell.seed for run in film.arms[few("ia3", 16)]}
     assert len(seeds) == 3
-    said(PAGE, "Here are 128, drawn three times, with rates tuned anew.")
+    said(PAGE, "Here are 128, drawn three times, with rates tuned anew on 300 validation sentences.")
     chosen = {run.more["penalty"] for run in film.runs if run.cell.arm.startswith("probe with")}
     assert len(chosen) > 1
 
