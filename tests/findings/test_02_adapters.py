@@ -40,24 +40,16 @@ def test_the_best_adapter_beside_full_fine_tuning_and_the_fair_baseline(film):
     among = anew.differences([arm for arm in EVERY if arm in anew.arms and arm != "full"], "full")
     assert len(among) == 33 and among["pfeiffer"].verdict == longer.verdict
     assert {len(anew.seeds(arm)) for arm in ("pfeiffer", "full")} == {5} and anew.steps("pfeiffer") == 300
-    said(PAGE, "After 300 steps three seeds leave it open; with five the adapter equals full fine-tuning, as on two "
-               "more tasks (notebook 10).")  # fmt: skip
+    said(PAGE, "With five seeds it is equal after 300 steps, too; so it is on two more tasks (notebook 10).")
     said(PAGE, f"On MiniLM and film sentences Pfeiffer's adapter, {share} of the parameters, equals full fine-tuning "
                "for practical purposes after 600 steps.")  # fmt: skip
     for task in (results.read("product"), results.read("source")):
         assert task.difference("pfeiffer", "full").verdict == longer.verdict
     said("10_which_method", "with another head and on two more tasks Pfeiffer adapters and LoRA are equal to it")
     said(PAGE, "Not measured: larger models.")
-    said(PAGE, f"trains {share} of the parameters")
+    probe = film.difference("pfeiffer, 600 steps", "probe")
+    said(PAGE, f"It is {tenths(probe)}.".replace("better by", "better than a linear probe by"))
     said(PAGE, "logistic regression on the mean of the frozen model's tokens")
-
-
-def test_width_1_beside_its_rivals(film):
-    probe = film.difference("pfeiffer r=1", "probe")
-    biases = results.read("adapters", "selective").difference("pfeiffer r=1", "bitfit")
-    assert (probe.verdict, biases.verdict) == ("better", "equal for practical purposes")
-    said(PAGE, f"Width 1 is better than a linear probe by {tenths(probe).removeprefix('better by ')}, but equals "
-               "biases alone (notebook 05) for practical purposes.")  # fmt: skip
 
 
 def test_the_residual(film):
@@ -66,8 +58,8 @@ def test_the_residual(film):
     assert found.verdict == "worse"
     assert film.steps("narrow") == film.steps("houlsby r=16 without") == 300
     assert film.difference("houlsby r=16 without", "head").verdict == "better"
-    said(PAGE, f"Training repairs it only in part: after 300 steps on MiniLM, an encoder with six blocks, "
-               f"Houlsby's adapter without its residual is worse by {loss} than with it")  # fmt: skip
+    said(PAGE, f"Training repairs it only in part. After 300 steps on MiniLM, an encoder of six blocks, Houlsby's "
+               f"adapter without its residual is worse by {loss}.")  # fmt: skip
 
 
 def test_the_place(film):
@@ -97,15 +89,14 @@ def test_on_smollm2_beside_the_fitted_threshold():
     decoder = results.read("decoder")
     found = decoder.difference("pfeiffer", "untrained, fitted threshold")
     sentences = len(decoder.scores("pfeiffer")[0])
-    said(PAGE, f"Stored runs on {sentences} can: after {decoder.steps('pfeiffer')} steps the adapters are {found}")
+    said(PAGE, f"on {sentences} can: after {decoder.steps('pfeiffer')} steps the adapters are {found}")
 
 
 def compared(film: results.Results) -> dict[str, Difference]:
     r"""The comparisons of the page's table, adjusted together."""
-    best, thin = "pfeiffer", "pfeiffer r=1"
-    longer = f"{best}, 600 steps", "full, 600 steps"
-    asked = [longer, (best, "full"), (thin, "probe"), *((arm, best) for arm in ("lin", "parallel", "houlsby r=8"))]
-    asked.append(("drop 4", best))
+    best = "pfeiffer"
+    asked = [(f"{best}, 600 steps", other) for other in ("full, 600 steps", "probe")]
+    asked += [(arm, best) for arm in ("lin", "parallel", "houlsby r=8", "drop 4")]
     return film.paired({str(pair): pair for pair in asked})
 
 
@@ -113,7 +104,7 @@ def test_every_verdict_of_the_text_is_one_of_the_table(film):
     r"""The table adjusts for its comparisons; the text gives the same verdicts."""
     shown = dict(re.findall(r"\| (.+? − .+?) \| .+? \| (.+?) \|", outputs("text/markdown")))
     assert [name for name, verdict in shown.items() if verdict in ("better", "worse")] == [
-        "Pfeiffer, r = 1 − linear probe", "Pfeiffer, r = 16, 4 of 6 dropped − Pfeiffer, r = 16",
+        "Pfeiffer, r = 16, 600 steps − linear probe", "Pfeiffer, r = 16, 4 of 6 dropped − Pfeiffer, r = 16",
     ]  # fmt: skip
     assert [one.verdict for one in compared(film).values()] == [*shown.values()]
 
@@ -121,7 +112,6 @@ def test_every_verdict_of_the_text_is_one_of_the_table(film):
 def test_the_setting(film):
     six = 6 * (2 * 16 * 384 + 16 + 384)
     assert (film.parameters("head"), film.parameters("pfeiffer")) == (2 * 384 + 2, six + 2 * 384 + 2)  # no pooler
-    said(PAGE, "All others read the first token, through a pooler that only full fine-tuning trains.")
     card = (ROOT / "data" / "evidence" / "adapters.md").read_text(encoding="utf-8")
     assert "A preliminary arm lacks a part of its search, its seeds or its longer runs." in card
     assert all(len(film.scores(arm)) == 3 for arm in ("pfeiffer", "full", "drop 4", "narrow"))
@@ -129,7 +119,7 @@ def test_the_setting(film):
 
 
 def test_every_row_is_settled(film):
-    rows = ["full", "pfeiffer", "pfeiffer r=1", "lin", "parallel", "houlsby r=8", "drop 4", "narrow",
+    rows = ["full", "pfeiffer", "lin", "parallel", "houlsby r=8", "drop 4", "narrow",
             "houlsby r=16 without"]  # fmt: skip
     assert not any(once_beside(film, arm) for arm in rows)
 
@@ -137,7 +127,7 @@ def test_every_row_is_settled(film):
 def test_the_longer_pass_of_gpt2():
     r"""Hu et al. 2021, table 1, ms for one text of 128 tokens, bare and with Houlsby's adapters of 11M."""
     slower = f"{100 * (25.8 / 19.8 - 1):.0f} % slower"
-    said(PAGE, f"That made GPT-2 medium up to {slower} on one short text (Hu et al. 2021)")
+    said(PAGE, f"GPT-2 medium became up to {slower} on one short text (Hu et al. 2021)")
 
 
 # The notebook's own run ------------------------------------------------------------------------------------
@@ -157,11 +147,10 @@ def test_the_first_run_is_told_as_it_is():
     assert float(constant) < float(bare)
     said(PAGE, f"accuracy rises from {bare} to {tuned}")
     gained = [round(80 * (float(share) - float(bare))) for share in (moved, tuned)]
-    assert gained == [4, 9] and round(80 * (1 - float(tuned))) == 10
-    said(PAGE, "one of its ten mistakes stands in the table")
+    assert gained == [4, 9]
     said(PAGE, f"with a threshold fitted on 80 training sentences it gets {moved} right.")
     assert 2 * 0.5 ** (gained[1] - gained[0]) > 0.05  # a sign test, had the adapters lost none of the others
-    said(PAGE, "80 test sentences cannot tell the two apart.")
+    said(PAGE, "80 test sentences cannot tell the two apart")
     shares = printed(PAGE, r"calls (0\.\d+) of the test sentences \*positive\*, people (0\.\d+)\.")
     model, people = (round(100 * float(share)) for share in shares)
     assert model < people
@@ -180,9 +169,8 @@ def test_untrained_adapters_are_told_as_they_are():
     said(PAGE, f"A small start leaves the loss at {small} nats, close to the bare model's {none}; PyTorch's start "
                f"raises it to {large}.")  # fmt: skip
     assert float(alone) > 2 * math.log(49_152)  # a blind guess over SmolLM2's vocabulary
-    said(PAGE, f"where guessing evenly costs {math.log(49_152):.1f}")
-    said(PAGE, f"Without the residual it is {alone}")
-    said(PAGE, "and the model is confidently wrong")
+    said(PAGE, f"Without the residual it is {alone}:")
+    said(PAGE, f"without the residual the loss jumps to {alone}.")
 
 
 def costs(name: str) -> dict[str, float]:
@@ -196,14 +184,13 @@ def test_the_costs_are_told_as_they_are():
     full, pfeiffer = (costs(name) for name in ("full fine-tuning", "Pfeiffer, r = 16"))
     share = pfeiffer["trained"] / full["trained"]
     assert max(abs(pfeiffer[what] / full[what] - share) for what in ("adam", "file")) < 0.001
-    said(PAGE, f"trains {100 * share:.1f} % of the parameters; Adam's state and the file shrink with them.")
+    said(PAGE, f"{100 * share:.1f} % of the parameters train; Adam's state and the file shrink with them.")
 
 
 def test_the_times_are_told_as_they_are():
     six, two = (costs(f"Pfeiffer, r = 16{more}")["time"] for more in ("", ", 4 of 6 dropped"))
     assert 1 - six > 0.1 < six - two
-    said(PAGE, f"in this run forward and backward take {six:.2f} of full fine-tuning's time with six adapters, and "
-               f"{two:.2f} with two")  # fmt: skip
+    said(PAGE, f"In this run six adapters take {six:.2f} of full fine-tuning's time, two take {two:.2f}:")
 
 
 def test_two_domains_are_told_as_they_are():
@@ -212,6 +199,4 @@ def test_two_domains_are_told_as_they_are():
     _, label = printed(PAGE, r"one label always +(0\.\d+) +(0\.\d+)")
     assert film[-1] < float(label) < tweet[-1]
     said(PAGE, f"In this run the film adapter fails on tweets: {film[-1]:.2f}, where one label always gets {label}.")
-    assert film[1] < tweet[2]
-    said(PAGE, f"the tweet adapter is not clearly behind the film adapter ({tweet[0]}, {film[0]}).")
     said(PAGE, "the wrong one can do worse than a constant answer")
