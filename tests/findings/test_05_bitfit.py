@@ -58,7 +58,7 @@ def test_how_little_has_to_train(runs, family):
         assert round(-100 * runs.at("random mask", rate).difference("random mask", "full").value) == 3
     far = 100 * runs.parameters("far") / runs.parameters("full")
     assert family["far", "full"].verdict == found.verdict
-    said(PAGE, f"A random mask, {share:.1f} % of the parameters, is better than BitFit and equals full fine-tuning "
+    said(PAGE, f"A random mask, {share:.1f} % of the parameters, is better than BitFit. It equals full fine-tuning "
                f"for practical purposes; so does FAR, with {far:.0f} %. The mask needs its rate of 0.01: at 0.003 and "
                "0.03 it is 3 points behind.")  # fmt: skip
     said(PAGE, f"{share:.1f} % of the parameters, drawn by chance, equal it for practical purposes at their best rate.")
@@ -238,8 +238,8 @@ def test_the_costs_are_told_as_they_are():
     assert float(two[2]) < float(bitfit[2]) and int(two[3]) < int(bitfit[3])
     said(PAGE, f"The last two blocks, on both counts. In this run their step took {two[2]}, BitFit's {bitfit[2]}: "
                "more than your count, which leaves out all but matrix products.")  # fmt: skip
-    said(PAGE, f"{two[3]} MB for the last two blocks, {full[3]} for all. BitFit reaches every block and keeps "
-               f"{bitfit[3]}: it needs no input for a matrix's gradient.")  # fmt: skip
+    said(PAGE, f"{two[3]} MB for the last two blocks, {full[3]} for all. BitFit reaches every block, without the "
+               f"matrices' inputs: {bitfit[3]}.")  # fmt: skip
     said(PAGE, f"the last two blocks keep {two[3]} MB, BitFit {bitfit[3]}.")
     done, far = printed(PAGE, r"\nFAR, up only +[\d,]+ +– +([\d.]+) +(\d+)\n")
     assert float(done) < float(full[2]) < float(mask[2]) and int(far) < int(bitfit[3])
@@ -251,7 +251,7 @@ def test_the_costs_are_told_as_they_are():
     said(PAGE, "A random mask saves neither time nor activations")
     few = [int(row[0].replace(",", "")) for row in (bitfit, mask, two, full)]
     assert few[0] == min(few)
-    said(PAGE, "There BitFit saves most.")
+    said(PAGE, "Gradients and Adam's moments, 12 bytes a trained parameter, are where BitFit saves most.")
 
 
 def page_batch():
