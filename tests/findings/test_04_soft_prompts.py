@@ -111,8 +111,8 @@ def test_nothing_is_preliminary(film):
 def test_where_soft_prompts_start_and_what_their_head_reads(film):
     card = (ROOT / "data/evidence/soft_prompts.md").read_text(encoding="utf-8")
     assert "The head reads the same in every row, the pooled [CLS] of the text" in card
-    said(PAGE, "It reads the text's [CLS] through the pooler, which this checkpoint never trained; only full fine-tuning "
-               "does.")  # fmt: skip
+    said(PAGE, "It reads the text's [CLS] through the pooler, which this checkpoint never trained; only full "
+               "fine-tuning does.")  # fmt: skip
     one = torch.nn.Linear(2, 2)
     assert [group["lr"] for group in make_optimizer("adamw", one.parameters(), 0.1, 0.0).param_groups] == [0.1]
     topic = (ROOT / "benchmarks/topics/soft_prompts.py").read_text(encoding="utf-8")
