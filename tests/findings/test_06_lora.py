@@ -220,7 +220,7 @@ def test_what_merging_costs_is_what_was_measured():
     (stay,) = printed(PAGE, r"(\d+)% of the entries stay as they were")
     said(PAGE, f"In this run {stay} % of the entries stay as they were: merging drops this part of the update and "
                "rounds the rest")  # fmt: skip
-    said(PAGE, f"on a bfloat16 base {stay} % of the update's entries vanished in our run, and no grade changed")
+    said(PAGE, f"On a bfloat16 base {stay} % of the update's entries vanished in our run, and no grade changed")
 
 
 def test_the_cut_updates_are_told_as_they_are():
