@@ -158,13 +158,13 @@ def test_what_a_step_costs_is_what_was_measured():
     assert full.activations > lora.activations > 0.7 * full.activations
     said(PAGE, "Most activations stay, for the gradient passes through every frozen block.")
     assert lora.peak < everywhere.peak  # that they are equal in accuracy: `FEWER`
-    said(PAGE, "here query and value equal these with less memory.")
     said(PAGE, f"On query and value a step is {1 / lora.step_ratio:.1f} times as fast: only")
-    printed(PAGE, rf"\nfull fine-tuning .* 1\n(?:.*\n)+.*Full fine-tuning, timed again: {full.step_ratio:.2f}\.")
+    assert abs(full.step_ratio - 1) < (1 - lora.step_ratio) / 5  # timed again, full fine-tuning is off by this much
+    printed(PAGE, rf"\nLoRA, query and value +74,498 +{peaks[1]} +[\d.]+ +{lora.step_ratio:.2f}\n")
     assert round(134_515_008 / full.trained) == 6
     said(PAGE, "so we take MiniLM, six times smaller.")
     assert {(row.device, row.threads) for row in (full, lora, everywhere)} == {("AMD EPYC", 1)}
-    said(PAGE, "for one step of MiniLM on 16 sentences on one CPU thread")
+    said(PAGE, "Measured in float32, for one step of MiniLM on 16 sentences on one CPU thread")
 
 
 # The notebook's own run ------------------------------------------------------------------------------------
@@ -175,30 +175,28 @@ def test_the_prompt_names_none_of_the_words():
     prompt = task.prompt("<sentence>")
     assert not [word for word in task.labels if word in prompt]
     said(PAGE, f"reads {prompt} and grades it: {', '.join(task.labels[:-1])} or {task.labels[-1]}")
-    said(PAGE, "The prompt does not name these words")
+    said(PAGE, "The base model may favour some of the words")
 
 
 def test_the_first_table_is_told_as_it_is():
     bare, calibrated, tuned = (
-        printed(PAGE, rf"{name} +(0\.\d+) \(0\S+, n=120\)")[0] for name in ("base model", "calibrated", "LoRA")
+        printed(PAGE, rf"\n{name} +(0\.\d+)\n?")[0] for name in ("base model", "calibrated", "LoRA")
     )
     said(PAGE, f"the base model gets {bare} right, no more than the constant answer")
     said(PAGE, f"Five numbers bring it to {calibrated}, and LoRA, 20 steps of 8 labelled sentences, to {tuned}")
-    assert float(bare) < float(printed(PAGE, r"Constant answer: (0\.\d+)")[0])
+    assert float(bare) < float(printed(PAGE, r"\nconstant answer +(0\.\d+)")[0])
+    assert printed(PAGE, r"accuracy on (\d+) new sentences") == ("120",)
 
 
 def test_a_gets_its_first_gradient_in_the_second_step():
-    rows = [rf"\n *{step} +([\d.]+) +([\d.]+) +([\d.]+) +([\d.]+)\n?" for step in (1, 2, 5)]
+    rows = [rf"\n *{step} +([\d.]+) +([\d.]+) +([\d.]+)\n?" for step in (1, 2, 5)]
     steps = [[float(x) for x in printed(PAGE, row)] for row in rows]
-    assert steps[0][2] == 0 < min(steps[0][3], *steps[1])
+    assert steps[0][1] == 0 < min(steps[0][2], *steps[1])
     said(PAGE, f"the loss of a batch falls from {steps[0][0]:.1f} to {steps[-1][0]:.1f}")
-    said(PAGE, "in five steps, and each loss is section 1's")
 
 
-def test_my_own_loop_does_what_the_library_did():
-    rows = [rf"\n *{step} +([\d.]+) +([\d.]+) +[\d.]+ +[\d.]+\n?" for step in range(1, 6)]
-    assert all(mine == theirs for mine, theirs in (printed(PAGE, row) for row in rows))
-    same, of = printed(PAGE, r"With section 1's last A and B, (\d+) of (\d+) sentences get its grade")
+def test_with_section_1_s_numbers_the_layers_answer_as_the_library_s():
+    same, of = printed(PAGE, r"with section 1's last A and B your layers give its grade to (\d+) of (\d+) sentences")
     assert same == of
 
 
@@ -213,23 +211,21 @@ def test_what_bfloat16_lets_vanish():
 
 
 def test_what_merging_costs_is_what_was_measured():
-    (away, n_away), (single, n_single), (half, n_half) = (
-        printed(PAGE, rf"{case} +(\S+) +(\d+)\n")
+    (away,), (single,), (half,) = (
+        printed(PAGE, rf"\n{case} +(\d+)\n?")
         for case in ("adapter taken away", "merged, float32 base", "merged, bfloat16 base")
     )
-    assert n_single == n_half == "0" and int(n_away) > 25
-    said(PAGE, "On neither base does merging change a grade of these 40")
-    said(PAGE, f"On the bfloat16 base it moves a grade's probability by {half} on average; taking the adapter away "
-               f"moves it by {away}")  # fmt: skip
-    assert float(single) < 1e-5 and float(half) < float(away) / 20
+    assert single == half == "0"
+    said(PAGE, f"On neither base does merging change a grade of these 40. Taking the adapter away changes {away}.")
     (stay,) = printed(PAGE, r"(\d+)% of the entries stay as they were")
     said(PAGE, f"In this run {stay} % of the entries stay as they were: merging drops this part of the update and "
                "rounds the rest")  # fmt: skip
-    said(PAGE, f"on a bfloat16 base {stay} % of the update's entries vanished in our run, and no grade changed")
+    said(PAGE, f"On a bfloat16 base {stay} % of the update's entries vanished in our run, and no grade changed")
 
 
 def test_the_cut_updates_are_told_as_they_are():
-    table = {r: printed(PAGE, rf"\n *{r}  (0\.\d+) \S+ n=200\)")[0] for r in (0, 1, 2, 8, 384)}
+    assert printed(PAGE, r" r +accuracy on (\d+) sentences\n") == ("200",)
+    table = {r: printed(PAGE, rf"\n *{r} +(0\.\d\d\d)\n")[0] for r in (0, 1, 2, 8, 384)}
     said(PAGE, f"rank 2 gives {table[2]}, the whole update {table[384]}")
     assert float(table[0]) < float(table[1]) < float(table[384]) <= min(float(table[r]) for r in (2, 8))
     said(PAGE, "with two directions of 384 in each matrix we see no loss on 200 sentences")
@@ -247,10 +243,10 @@ def test_the_cut_updates_are_told_as_they_are():
     assert "about half of an update, even with shuffled labels, but little of a random matrix" in caption
 
 
-def test_pefts_file_holds_four_bytes_a_number():
-    size, off, folded = printed(PAGE, r"file: (\S+) MB; logits differ by (\S+) once loaded, by (\S+) after")
-    assert size == f"{4 * 2_442_240 / 1e6:.1f}" and float(off) < 1e-4 and float(folded) < 1e-3
-    said(PAGE, f"The file holds $A$ and $B$ alone, {size} MB beside SmolLM2's {4 * 134_515_008 / 1e6:.0f}")
+def test_peft_has_the_same_logits():
+    off, folded = printed(PAGE, r"logits differ by (\S+) once loaded, by (\S+) after")
+    assert float(off) < 1e-4 and float(folded) < 1e-3
+    said(PAGE, "The loaded adapter gives your logits; merge_and_unload() does what your lora_merge does.")
 
 
 def test_what_happens_one_rate_higher(lora):
