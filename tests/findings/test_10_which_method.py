@@ -199,8 +199,7 @@ def test_two_in_three_beat_the_linear_probe(stored, arms):
     above = 100 * stored.difference("full", "probe").value
     probe = stored.accuracy("probe").value
     said(PAGE, f"The linear probe is {above:.1f} points behind; {better} methods beat it.")
-    gap = stored.difference("probe", "full")
-    assert gap.verdict == "worse" and gap.value == -above / 100
+    assert stored.difference("probe", "full").verdict == "worse"
     weak, more = stored.accuracy("head").value, round(100 * stored.difference("probe", "head").value)
     said(PAGE, f"A baseline that is too weak. The head alone would be one: it has {weak:.3f}, the probe {probe:.3f}. "
                f"No fine-tuning earned those {more} points")  # fmt: skip
