@@ -226,7 +226,7 @@ def test_the_first_table_is_told_as_it_is():
 
 def test_the_share_of_the_prefix_is_told_as_it_is():
     (closed,) = printed(PAGE, r"with keys of 0: mean (0\.\d\d)\n")
-    said(PAGE, f"keys of 0 do not make a prefix silent, since $e^0=1$: they still get {closed} of the attention, "
+    said(PAGE, f"Keys of 0 do not make a prefix silent, since $e^0=1$: they still get {closed} of the attention, "
                "on average.")  # fmt: skip
 
 
