@@ -21,14 +21,10 @@ EQUAL = "equal for practical purposes (within 3 points)"
 #: The rows of section 6's picture.
 ASKED = [
     ("lora-bitfit", "lora"), ("mam-network", "parallel r=192"), ("unipelt-network", "lora"), ("unipelt", "lora"),
-    ("unipelt-network", "ungated"),
 ]  # fmt: skip
 HYBRIDS = ("lora-bitfit", "mam-network", "unipelt-network")
-#: The rows of section 6's table.
-NAMES = {
-    "lora-bitfit": "LoRA + BitFit", "lora": "LoRA", "mam-network": "MAM", "parallel r=192": "MAM's adapter",
-    "unipelt-network": "UniPELT", "unipelt": "UniPELT, direct prefix",
-}  # fmt: skip
+#: The best parts, which are set beside the rival under the picture.
+NAMES = {"lora": "LoRA", "parallel r=192": "MAM's adapter"}
 PROBED = [(arm, "probe") for arm in NAMES]
 #: hybrid -> its parts.
 PARTS = {
@@ -80,11 +76,10 @@ def test_what_the_paper_reports_of_unipelt(stored):
     few, many, least, most = (int(paper[claim]["value"]) for claim in ("fewest", "largest", "least", "most"))
     assert "generally larger with fewer" in paper["fewest"]["says"]
     said(PAGE, f"Mao et al. report gains of {least} to {most} % over UniPELT's best part, on GLUE with {few} to "
-               f"{many:,} training examples;")  # fmt: skip
+               f"{many:,} training examples.")  # fmt: skip
     best = stored.difference("unipelt-network", best_part(stored, "unipelt-network"))
     direct = stored.difference("unipelt", best_part(stored, "unipelt-network"))
     assert int(least) < 100 * direct.high < 100 * best.high < int(most)
-    said(PAGE, f"our two intervals end at +{100 * best.high:.1f} and +{100 * direct.high:.1f}.")
     card = (ROOT / "data/evidence/hybrid.md").read_text()
     assert "**task**: film/two" in card and "**model**: minilm" in card
     (batch, steps, seen, there) = re.search(
@@ -103,7 +98,7 @@ def test_no_rate_is_at_an_end_of_those_tried(stored):
         assert 3 < rate / below + 0.01 < 3.4 and 3 < above / rate + 0.01 < 3.4, arm
     for run in stored.searched("mam-network"):
         assert run.validation == pytest.approx(mean(value for _, value in run.curve[-2:]))
-    said(PAGE, "learning rates and best parts chosen on validation")
+    said(PAGE, "The learning rates, one for a whole hybrid, and best parts were chosen on validation.")
 
 
 def test_mam_shows_no_clear_difference_to_its_adapter(stored):
@@ -116,25 +111,21 @@ def test_mam_shows_no_clear_difference_to_its_adapter(stored):
 
 def test_unipelt_shows_no_clear_difference(stored):
     found = stored.paired({str(pair): pair for pair in ASKED})
-    parts = [found[str(("unipelt-network", part))] for part in ("lora", "ungated")]
-    assert {each.verdict for each in parts} == {"no clear difference"}
-    lora = parts[0].in_points().replace(" (", " points (")
-    said(PAGE, f"UniPELT shows no clear difference from LoRA, {lora}, or from its parts without gates.")
+    gated = found[str(("unipelt-network", "lora"))]
+    assert gated.verdict == "no clear difference"
+    lora = gated.in_points().replace(" (", " points (")
+    said(PAGE, f"UniPELT shows no clear difference from LoRA, {lora}.")
     assert replace(candidates.EVERY["unipelt"].method, hidden=UniPELT().hidden) == UniPELT()
     direct = found[str(("unipelt", "lora"))]
     assert str(direct) == EQUAL
-    shown = direct.in_points().replace(" (", " points (")
-    said(PAGE, f"With a direct prefix it is equal to LoRA, {shown}.")
+    said(PAGE, "With a direct prefix it is equal to LoRA.")
     said(PAGE, "The heights of UniPELT's gates do not say which part a model needs.")
 
 
 def test_at_which_rates_hybrids_and_their_parts_train(stored):
-    for arm, name in NAMES.items():
-        assert printed(PAGE, rf"\n *{re.escape(name)} +(0\.\d{{3}} \(.*?\))") == (str(stored.accuracy(arm)),)
     assert MAMAdapter() == MAMAdapter(n=30, hidden=800) and UniPELT() == UniPELT(n=10, hidden=512), "as in the papers"
     direct, adapters = ("prefix", "prefix n=30"), ("pfeiffer", "parallel", "parallel r=192")
     assert min(map(stored.rate, direct)) == pytest.approx(10 * max(map(stored.rate, adapters)))
-    said(PAGE, "All parts of a hybrid train at one rate.")
     said(PAGE, "A prefix trained directly needs ten times an adapter's rate or more, so both papers make it by a "
                "network, thrown away after training. So do we, except in UniPELT, direct prefix.")  # fmt: skip
 
@@ -142,14 +133,12 @@ def test_at_which_rates_hybrids_and_their_parts_train(stored):
 def test_what_beats_the_probe(stored):
     family = stored.paired({arm: (arm, probe) for arm, probe in PROBED})
     best = {best_part(stored, hybrid) for hybrid in PARTS}
-    assert {*PARTS, *best, "unipelt"} == {*NAMES} and {family[part].verdict for part in best} == {"better"}
+    assert best == {*NAMES} and {family[part].verdict for part in best} == {"better"}
     low, *_, high = sorted(family[part].value for part in best)
     assert round(100 * low, 1) == round(100 * high, 1)
     said(PAGE, f"Each hybrid's best part clearly beats the probe, by {100 * low:.1f} points.")
-    printed(PAGE, rf"Probe: {re.escape(str(stored.accuracy('probe')))}\.")
     for arm, name in NAMES.items():
-        (shown,) = printed(PAGE, rf"\n *{re.escape(name)} +0\.\d+ \([^)]*\) +([+−].*?) *\n")
-        assert shown == family[arm].in_points()
+        assert printed(PAGE, rf"(?:^|\n){re.escape(name)} minus the linear probe: (.*)\n") == (family[arm].in_points(),)
 
 
 def test_which_families_the_hybrids_combine():
@@ -203,14 +192,14 @@ def test_what_the_runs_had(stored):
 
 def test_what_the_costs_are():
     cost = costs.read()
-    parted = ("lora", "bitfit", "lora-bitfit", "pfeiffer", "unipelt")
+    parted = ("lora", "bitfit", "lora-bitfit", "unipelt")
     assert 1 - costs.noise(cost) == pytest.approx(cost["full"].step_ratio)
     full = cost["full"].step_ratio
-    printed(PAGE, r"\nhead alone .*" + "".join(rf"\n.* {cost[arm].step_ratio:.2f}" for arm in parted))
-    bitfit, pair, adapter, gated = (f"{cost[arm].step_ratio:.2f}" for arm in parted[1:])
+    printed(PAGE, "full fine-tuning = 1" + "".join(rf" *\n.* {cost[arm].step_ratio:.2f}" for arm in parted))
+    bitfit, pair = (f"{cost[arm].step_ratio:.2f}" for arm in parted[1:3])
     assert bitfit == pair
-    said(PAGE, f"The time hardly does: the pair takes {pair}, as BitFit alone; UniPELT with a direct prefix {gated}, "
-               f"an adapter alone {adapter}, since most of a step is the pass through the frozen model")  # fmt: skip
+    said(PAGE, f"The time hardly does: the pair takes {pair}, as BitFit alone, since most of a step is the pass "
+               "through the frozen model")  # fmt: skip
     said(PAGE, f"Full fine-tuning, timed twice, differs by {100 * (1 - full):.0f} %.")
     head = cost["head"].step_ratio
     assert 2 * head > max(cost[arm].step_ratio for arm in parted)
@@ -228,7 +217,7 @@ def test_what_the_costs_are():
 
 
 def test_the_first_table_is_told_as_it_is():
-    rows = r"\n *{} +[\d.]+ +[\d,]+ +0\.\d+ \((0\.\d+)–(0\.\d+)"
+    rows = r"\n *{} +[\d,]+ +0\.\d+ \((0\.\d+)–(0\.\d+)"
     ends = [printed(PAGE, rows.format(name)) for name in ("head alone", "LoRA", "BitFit", r"LoRA \+ BitFit")]
     (around,) = {f"{50 * (float(high) - float(low)):.0f}" for low, high in ends}
     said(PAGE, f"On 200 sentences each number is good to about ±{around} points, which does not decide between the "
@@ -236,10 +225,9 @@ def test_the_first_table_is_told_as_it_is():
 
 
 def test_the_share_of_the_prefix_is_told_as_it_is():
-    low, high = printed(PAGE, r"λ from (0\.\d\d) to (0\.\d\d), mean")
-    said(PAGE, f"one gives these ten tokens {low} of its attention, another {high}")
     (closed,) = printed(PAGE, r"with keys of 0: mean (0\.\d\d)\n")
-    said(PAGE, f"keys of 0 do not make a prefix silent, since $e^0=1$: they still get {closed}.")
+    said(PAGE, f"Keys of 0 do not make a prefix silent, since $e^0=1$: they still get {closed} of the attention, "
+               "on average.")  # fmt: skip
 
 
 def test_the_gates_are_told_as_they_are():
