@@ -7,7 +7,7 @@ import statistics
 import nbformat
 import pytest
 import torch
-from finding import ROOT, printed, said, tenths
+from finding import ROOT, printed, said
 
 from coursekit.checks import exercises
 from coursekit.experiments import results
@@ -43,7 +43,7 @@ def share(found: Results, arm: str, of: str = "") -> str:
 
 
 BEFORE, GRPO, SHOWN, CARELESS = "as released", "GRPO", "shown the answers", "careless rule"
-LONGER, MENDED = "shown the answers for as long", "mended rule"
+LONGER = "shown the answers for as long"
 #: At a third of the page's rate, at it, and at three times it.
 RATES, LONGER_RATES = ([f"{arm} at 0.0006", arm, f"{arm} at 0.006"] for arm in (GRPO, LONGER))
 #: (one arm, another, the measure): the comparisons of section 4's table, one family.
@@ -59,12 +59,6 @@ def judged(found: Results) -> dict[str, Difference]:
 @pytest.fixture(scope="module")
 def adjusted(stored) -> dict[str, Difference]:
     return judged(stored)
-
-
-@pytest.fixture(scope="module")
-def hurried(stored) -> dict[str, Difference]:
-    r"""Section 5's comparisons with the released model, by the first number."""
-    return stored.differences([CARELESS, MENDED], BEFORE, "first")
 
 
 def test_the_table_has_its_comparisons_and_these_are_better(adjusted):
@@ -90,8 +84,7 @@ def test_what_the_reward_changed(stored, adjusted):
     said(PAGE, f"GRPO raises the share of right draws by {points(drawn)}")
     said(
         PAGE,
-        f"At this rate eight steps raised the share of right draws by {points(drawn)} in ten stored runs; new skill is "
-        "not shown",
+        f"Eight steps raised the share of right draws by {points(drawn)} in ten stored runs; new skill is not shown",
     )
     before, after = (share(stored, arm, "eight") for arm in (BEFORE, GRPO))
     runs = {(run.cell.arm, run.cell.seed): run for run in stored.runs if run.cell.arm in (BEFORE, GRPO)}
@@ -209,26 +202,23 @@ def test_the_rival_reaches_answers_that_the_released_model_rarely_draws(stored, 
     said(PAGE, f"Eight draws hold a right number for {rival} of the sums, before any training for {before}")
 
 
-def test_the_careless_rule_with_every_seed(stored, hurried):
+def test_the_careless_rule_with_every_seed(stored):
     runs = stored.arms[CARELESS]
-    assert len(runs) == 3 and all(mean(run.more["right"]) < 0.01 and mean(run.more["paid"]) > 0.9 for run in runs)
+    assert (
+        len(runs) == 3
+        and len(stored.arms[BEFORE]) == 10
+        and all(mean(run.more["right"]) < 0.01 and mean(run.more["paid"]) > 0.9 for run in runs)
+    )
     right, paid = (f"{stored.accuracy(CARELESS, of).value:.3f}" for of in ("right", "paid"))
     said(PAGE, f"{right} of the drawn answers are right and {paid} are paid")
     said(PAGE, f"A careless rule ended up paying {paid} of the answers, while {right} were right")
     before, after = (share(stored, arm, "first") for arm in (BEFORE, CARELESS))
-    found = hurried[CARELESS]
+    found = stored.difference(CARELESS, BEFORE, of="first")
+    printed(
+        PAGE, rf"of ten seeds and of three\. .* careless − released: ({re.escape(found.in_points())}, {found.verdict})"
+    )
     assert before < after and found.verdict == "no clear difference"
     said(PAGE, f"The first number alone would not have warned us: {before} before, {after} after, {found.verdict}")
-
-
-def test_the_mended_rule(stored, hurried):
-    found = hurried[MENDED]
-    assert found.verdict == "better" and len(stored.arms[MENDED]) == 3 and stored.steps(MENDED) == 6
-    now = f"{share(stored, MENDED, 'first')} of the stored draws have the right first number: {tenths(found)}"
-    said(PAGE, f"After six steps with the course’s own (mended rule) {now}")
-    assert {one.family for one in hurried.values()} == {2}
-    for one in hurried.values():
-        printed(PAGE, rf"({re.escape(one.in_points())}: {one.verdict})\n")
 
 
 def test_the_first_result_has_its_baseline(stored):
