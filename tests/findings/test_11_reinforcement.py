@@ -178,7 +178,7 @@ def test_both_at_three_rates(stored):
     assert {stored.steps(arm) for arm in LONGER_RATES} == {18}
     assert stored.rate(SHOWN) == 2e-3
     assert all(rival > part for part, rival in zip(*rights, strict=True))
-    said(PAGE, "At a third of the learning rate and at three times it the rival had more right draws too (three seeds)")
+    said(PAGE, "It leads at a third of the learning rate, and at three times it, too (three seeds).")
 
 
 def test_the_rival_in_about_the_same_time(stored, adjusted):
@@ -212,13 +212,7 @@ def test_the_careless_rule_with_every_seed(stored):
     right, paid = (f"{stored.accuracy(CARELESS, of).value:.3f}" for of in ("right", "paid"))
     said(PAGE, f"{right} of the drawn answers are right and {paid} are paid")
     said(PAGE, f"A careless rule ended up paying {paid} of the answers, while {right} were right")
-    before, after = (share(stored, arm, "first") for arm in (BEFORE, CARELESS))
-    found = stored.difference(CARELESS, BEFORE, of="first")
-    printed(
-        PAGE, rf"of ten seeds and of three\. .* careless − released: ({re.escape(found.in_points())}, {found.verdict})"
-    )
-    assert before < after and found.verdict == "no clear difference"
-    said(PAGE, f"The first number alone would not have warned us: {before} before, {after} after, {found.verdict}")
+    printed(PAGE, rf"(careless rule +{paid} +{right})\n(Shares of the draws for 64 .* of ten seeds, and of three\.)")
 
 
 def test_the_first_result_has_its_baseline(stored):
@@ -253,9 +247,7 @@ def test_this_run_of_the_reward():
     shown = printed(PAGE, r"groups that teach: ([\d.]+) at the first step, ([\d.]+) at the last")
     assert shown == tuple(f"{x:.2f}" for x in teach[:2]) and teach[1] < teach[0]
     said(PAGE, f"Fewer: at the last step only {shown[1]} of the groups teach")
-    last = [float(run.more["rewards"].split()[-1]) for run in results.read("grpo").arms[GRPO]]
-    ends = f"the {'ten' * (len(last) == 10)} stored runs end at {min(last):.2f} to {max(last):.2f}"
-    said(PAGE, f"The reward climbs from {reward[0]:.2f} to {reward[1]:.2f} in this run; {ends}")
+    said(PAGE, f"The reward climbs from {reward[0]:.2f} to {reward[1]:.2f} in this run.")
 
 
 def test_this_run_of_the_careless_rule():

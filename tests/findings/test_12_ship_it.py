@@ -208,7 +208,6 @@ def test_the_stored_runs():
     assert [len(found) for found in floors.values()] == [6, 6]
     lowest, *_, highest = floors["merged first"]
     assert highest < 3 < floors["beside NF4"][0]  # as the page's rule has it
-    said(PAGE, f"In these six runs the merged model lies at {lowest:.1f} to {highest:.1f} floors.")
     assert printed(PAGE, r"Divergence, merged: (\S+) to (\S+) floors") == (f"{lowest:.1f}", f"{highest:.1f}")
     said(PAGE, f"Put beside NF4, five of six runs fell, by {little:.0f} to {much:.0f} points. With three seeds that is "
                "no clear difference.")  # fmt: skip
