@@ -7,7 +7,7 @@ import statistics
 import nbformat
 import pytest
 import torch
-from finding import ROOT, printed, said, tenths
+from finding import ROOT, printed, said
 
 from coursekit.checks import exercises
 from coursekit.experiments import results
@@ -43,7 +43,7 @@ def share(found: Results, arm: str, of: str = "") -> str:
 
 
 BEFORE, GRPO, SHOWN, CARELESS = "as released", "GRPO", "shown the answers", "careless rule"
-LONGER, MENDED = "shown the answers for as long", "mended rule"
+LONGER = "shown the answers for as long"
 #: At a third of the page's rate, at it, and at three times it.
 RATES, LONGER_RATES = ([f"{arm} at 0.0006", arm, f"{arm} at 0.006"] for arm in (GRPO, LONGER))
 #: (one arm, another, the measure): the comparisons of section 4's table, one family.
@@ -59,12 +59,6 @@ def judged(found: Results) -> dict[str, Difference]:
 @pytest.fixture(scope="module")
 def adjusted(stored) -> dict[str, Difference]:
     return judged(stored)
-
-
-@pytest.fixture(scope="module")
-def hurried(stored) -> dict[str, Difference]:
-    r"""Section 5's comparisons with the released model, by the first number."""
-    return stored.differences([CARELESS, MENDED], BEFORE, "first")
 
 
 def test_the_table_has_its_comparisons_and_these_are_better(adjusted):
@@ -90,8 +84,7 @@ def test_what_the_reward_changed(stored, adjusted):
     said(PAGE, f"GRPO raises the share of right draws by {points(drawn)}")
     said(
         PAGE,
-        f"At this rate eight steps raised the share of right draws by {points(drawn)} in ten stored runs; new skill is "
-        "not shown",
+        f"Eight steps raised the share of right draws by {points(drawn)} in ten stored runs; new skill is not shown",
     )
     before, after = (share(stored, arm, "eight") for arm in (BEFORE, GRPO))
     runs = {(run.cell.arm, run.cell.seed): run for run in stored.runs if run.cell.arm in (BEFORE, GRPO)}
@@ -185,7 +178,7 @@ def test_both_at_three_rates(stored):
     assert {stored.steps(arm) for arm in LONGER_RATES} == {18}
     assert stored.rate(SHOWN) == 2e-3
     assert all(rival > part for part, rival in zip(*rights, strict=True))
-    said(PAGE, "At a third of the learning rate and at three times it the rival had more right draws too (three seeds)")
+    said(PAGE, "It leads at a third of the learning rate, and at three times it, too (three seeds).")
 
 
 def test_the_rival_in_about_the_same_time(stored, adjusted):
@@ -209,26 +202,17 @@ def test_the_rival_reaches_answers_that_the_released_model_rarely_draws(stored, 
     said(PAGE, f"Eight draws hold a right number for {rival} of the sums, before any training for {before}")
 
 
-def test_the_careless_rule_with_every_seed(stored, hurried):
+def test_the_careless_rule_with_every_seed(stored):
     runs = stored.arms[CARELESS]
-    assert len(runs) == 3 and all(mean(run.more["right"]) < 0.01 and mean(run.more["paid"]) > 0.9 for run in runs)
+    assert (
+        len(runs) == 3
+        and len(stored.arms[BEFORE]) == 10
+        and all(mean(run.more["right"]) < 0.01 and mean(run.more["paid"]) > 0.9 for run in runs)
+    )
     right, paid = (f"{stored.accuracy(CARELESS, of).value:.3f}" for of in ("right", "paid"))
     said(PAGE, f"{right} of the drawn answers are right and {paid} are paid")
     said(PAGE, f"A careless rule ended up paying {paid} of the answers, while {right} were right")
-    before, after = (share(stored, arm, "first") for arm in (BEFORE, CARELESS))
-    found = hurried[CARELESS]
-    assert before < after and found.verdict == "no clear difference"
-    said(PAGE, f"The first number alone would not have warned us: {before} before, {after} after, {found.verdict}")
-
-
-def test_the_mended_rule(stored, hurried):
-    found = hurried[MENDED]
-    assert found.verdict == "better" and len(stored.arms[MENDED]) == 3 and stored.steps(MENDED) == 6
-    now = f"{share(stored, MENDED, 'first')} of the stored draws have the right first number: {tenths(found)}"
-    said(PAGE, f"After six steps with the course’s own (mended rule) {now}")
-    assert {one.family for one in hurried.values()} == {2}
-    for one in hurried.values():
-        printed(PAGE, rf"({re.escape(one.in_points())}: {one.verdict})\n")
+    printed(PAGE, rf"(careless rule +{paid} +{right})\n(Shares of the draws for 64 .* of ten seeds, and of three\.)")
 
 
 def test_the_first_result_has_its_baseline(stored):
@@ -263,9 +247,7 @@ def test_this_run_of_the_reward():
     shown = printed(PAGE, r"groups that teach: ([\d.]+) at the first step, ([\d.]+) at the last")
     assert shown == tuple(f"{x:.2f}" for x in teach[:2]) and teach[1] < teach[0]
     said(PAGE, f"Fewer: at the last step only {shown[1]} of the groups teach")
-    last = [float(run.more["rewards"].split()[-1]) for run in results.read("grpo").arms[GRPO]]
-    ends = f"the {'ten' * (len(last) == 10)} stored runs end at {min(last):.2f} to {max(last):.2f}"
-    said(PAGE, f"The reward climbs from {reward[0]:.2f} to {reward[1]:.2f} in this run; {ends}")
+    said(PAGE, f"The reward climbs from {reward[0]:.2f} to {reward[1]:.2f} in this run.")
 
 
 def test_this_run_of_the_careless_rule():

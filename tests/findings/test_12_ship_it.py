@@ -33,8 +33,13 @@ def right(adapter: str) -> tuple[int, int]:
 
 
 def apart(way: str) -> tuple[float, float, int]:
-    r"""Mean divergence in floors, over all tokens and over the last ones; how many of 24 grades stay."""
-    times, at_last, same = printed(PAGE, rf"(?m)^{way}\s+(\d+\.\d\d)\s+(\d+\.\d\d)\s+(\d+) of 24$")
+    r"""Mean divergence in floors, over all tokens and over the last ones; how many of 24 grades stay: as drawn."""
+    alts = [
+        o.get("metadata", {}).get("image/png", {}).get("alt", "")
+        for c in read(PAGE).cells
+        for o in c.get("outputs", [])
+    ]
+    ((times, at_last, same),) = re.findall(rf"[:;] {way} (\S+) and (\S+), (\d+) of 24[;.]", "\n".join(alts))
     return float(times), float(at_last), int(same)
 
 
@@ -58,21 +63,17 @@ def test_this_run_of_the_16_and_4_bits():
     assert "three harmless ways" in code and "draw.floors(far, 3, " in code
     assert max(way[0] for way in harmless) == max(way[1] for way in harmless) == 1
     times, at_last, same = apart("merged, rounded, saved, loaded")
-    said(PAGE, "both its divergences are at most three times their floors")
+    said(PAGE, "We accept what stays within three floors, over all tokens and over the last ones, and changes no more "
+               "grades than those three")  # fmt: skip
+    assert {way[2] for way in harmless} == {24}
     assert max(times, at_last) < 3 and same == 24
     assert apart(f"harmless: {HARMLESS[1]}")[:2] == (1, 1)
-    said(PAGE, f"The merged model's mean divergence is {times:.1f} times the floor, {at_last:.1f} times at the last "
-               "token, and none of the 24 grades changes: accepted")  # fmt: skip
-    said(PAGE, f"merged and rounded to bfloat16, ours has {times:.1f} times the floor")
-    share, *_ = apart("the same, loaded in float32")
-    assert share < 0.05 * times  # a twentieth of it is left
-    said(PAGE, f"Nearly all of it is arithmetic in bfloat16: loaded in float32, the folder is at {share} of the "
-               "floor, and that is what rounding the weights costs (06_lora, section 4).")  # fmt: skip
-    said("06_lora", "## 4 · Merge it")
-    said("06_lora", "merging drops this part of the update and rounds the rest")
+    said(PAGE, f"The merged model lies at {times:.1f} floors, at the last token at {at_last:.1f}, and none of the 24 "
+               "grades changes: accepted")  # fmt: skip
+    said(PAGE, f"Merged and rounded to bfloat16, ours lies at {times:.1f} floors")
     nf4, control = map(apart, ("base in NF4, adapter beside", "bare base, NF4 against float32"))
     assert round(nf4[0], -2) == 200
-    said(PAGE, "the mean divergence is two hundred times the floor: rejected")
+    said(PAGE, "the divergence is two hundred floors: rejected")
     said(PAGE, "the bare base moves as far, so the rule says nothing of the adapter")
     said(PAGE, "Beside NF4 that rule cannot judge an adapter: the bare base moves as far")
     assert 0.9 < control[0] / nf4[0] < 1.1
@@ -90,8 +91,8 @@ def test_one_more_error_of_the_same_size_doubles_a_divergence():
 
 def test_this_run_of_the_file():
     r"""The order of rows is W's in SmolLM2's own file, which llama.cpp's converter wrote."""
-    told = [printed(PAGE, rf"(?m)^{adapter}\s+{part}\s+{heads}\s+(\S+)\s+(\S+)$") for adapter, part, heads in (
-        ("film", "query", 9), ("film", "value", 0), ("sums", "query", 9)
+    told = [printed(PAGE, rf"(?m)^{adapter}\s+{part}\s+(\S+)\s+(\S+)$") for adapter, part in (
+        ("film", "query"), ("film", "value"), ("sums", "query")
     )]  # fmt: skip
     assert max(float(off) for _, off in told) <= 1e-6  # as printed, to one digit
     said(PAGE, "Beside the weights of SmolLM2's own file the three layers agree with ours to a millionth of the "
@@ -121,16 +122,12 @@ def test_llama_cpp_s_own_answers(root):
 
 
 def test_this_run_of_the_batch():
-    gap, last = printed(PAGE, r"by its own adapter: (\S+) nats a token from that adapter alone, (\S+) at the last")
-    wrong, floor = printed(PAGE, r"all rows by film: (\S+), \S+ at the last; the floors are (\S+) and")
-    assert float(gap) == float(last) == 0 < float(floor) < float(wrong)
-    said(PAGE, f"Each row gets its own adapter's answer, {gap} nats a token from that adapter alone: accepted")
-    times, filled, tokens = printed(
-        PAGE, r"switching takes (\d+\.\d) times as long; (\d+) tokens, (\d+) without padding"
-    )
+    gap, wrong = printed(PAGE, r"by its own adapter: (\S+) nats a token from that adapter alone; all by film: (\S+)\n")
+    assert float(gap) == 0 < float(wrong)
+    said(PAGE, f"each row gets its own adapter's answer, {gap} nats a token from that adapter alone: accepted")
+    (times,) = printed(PAGE, r"switching takes (\d+\.\d) times as long\n")
     assert 1 < float(times) < 3  # three calls
-    assert int(filled) > int(tokens)
-    said(PAGE, f"not three times as fast: {times} times in this run, over prompts and without generating")
+    said(PAGE, f"Three calls, one for each, take {times} times as long in this run.")
 
 
 def test_this_run_of_the_combination():
@@ -138,23 +135,21 @@ def test_this_run_of_the_combination():
     behind = film[0] - both[0], sums[1] - both[1]
     assert behind == (1, 3) and min(2 * 0.5**n for n in behind) > 0.05  # a sign test, were no answer gained
     (cross,) = printed(PAGE, r"cross terms: (\S+) times as large as the sum")
-    said(PAGE, f"The cross terms are {cross} times as large as the sum itself. both, without them, is one grade behind "
-               "film, three sums behind sums: too few to tell.")  # fmt: skip
+    said(PAGE, f"The cross terms are {cross} times as large as the sum itself. both is one grade behind film, three "
+               "sums behind sums: too few to tell.")  # fmt: skip
     said(PAGE, "asked 240 film sentences and 130 sums")
 
 
 def test_this_run_s_bytes():
-    one, file, half, merged, times = printed(
-        PAGE, r"film: (\S+) MB, its file (\S+); merged: (\S+) MB, its file (\S+), (\d+) times as much"
-    )
-    assert 0 <= float(file) - float(one) < 0.15 and 0 <= float(merged) - float(half) < 0.15
+    one, half, times = printed(PAGE, r"film: (\S+) MB; merged: (\S+) MB, (\d+) times as much")
     adapter = 4 * results.read("ship").parameters("film") / 1e6
     assert adapter == 4 * 30 * 8 * (2 * 576 + 576 + 192) / 1e6 and one == f"{adapter:.1f}"
     assert times == f"{float(half) / adapter:.0f}" and abs(2 * 134.5 - float(half)) < 0.1
     told = printed(PAGE, r"a hundred customers: (\S+) GB with one bfloat16 base, (\d+) GB merged")
     assert told == (f"{(float(half) + 100 * adapter) / 1e3:.2f}", f"{float(half) / 10:.0f}")
     said(PAGE, "as much as the model, 134.5 million parameters in bfloat16?")
-    said(PAGE, f"The predictions: {times}, of {one} MB each.")
+    said(PAGE, f"The prediction: {times}, of {one} MB each. A hundred customers need {told[0]} GB with one base, and "
+               f"{told[1]} GB merged.")  # fmt: skip
     said(PAGE, f"A merged model weighs as much as {times} adapters")
 
 
@@ -186,16 +181,11 @@ def test_the_stored_runs():
     (merged,) = set(map(str, folded))
     assert merged.startswith("equal")
     film, sums = (runs.difference(task, f"{task}, released") for task in ("film", "sums"))
-    assert film.verdict == "no clear difference"
-    assert printed(PAGE, r"(?m)^trained +not trained .*  (\w+)$") == ("better",)  # after Holm, by its table
+    assert film.verdict == "no clear difference" and film.value > 0
+    assert printed(PAGE, r"(?m)^trained +not trained .*\), (\w+)$") == ("better",)  # after Holm, by its table
     gain = str(sums).removeprefix("better ")
     assert gain.startswith("by 33 points")
-    said(PAGE, f"sums is better than no training {gain}.")
-    grades = load_task("film", "five").short(8).data["test"]["label"]
-    constant = max(map(grades.count, set(grades))) / len(grades)
-    level, bare = (f"{runs.accuracy(arm).value:.2f}" for arm in ("film", "film, released"))
-    assert len(grades) == 240 and f"{constant:.2f}" == bare
-    said(PAGE, f"film scores {level}, the base and the constant answer {bare}: an uncertain gain")
+    said(PAGE, f"Three seeds show only what is large: sums is better than no training {gain}, film not clearly.")
     margin = merged.partition("purposes ")[2]
     said(PAGE, "The prediction: none that three seeds could show.")
     said(PAGE, f"Merged, both adapters keep their accuracy: {merged}.")
@@ -216,13 +206,13 @@ def test_the_stored_runs():
     floors = {way: sorted(float(run.more["nats"]) / float(run.more["floor"]) for own in again.values()
                           for run in runs.arms[f"{own}, {way}"]) for way in ("merged first", "beside NF4")}  # fmt: skip
     assert [len(found) for found in floors.values()] == [6, 6]
-    (kept_at, kept_to), (put_at, put_to) = ((found[0], found[-1]) for found in floors.values())
-    assert kept_to < 3 < put_at  # as the page's rule has it
-    said(PAGE, f"In these six runs the merged model lies at {kept_at:.1f} to {kept_to:.1f} floors.")
-    said(PAGE, f"Beside NF4 most runs fell: put there, at {put_at:.0f} to {put_to:.0f} floors, five of six did, by "
-               f"{little:.0f} to {much:.0f} points. With three seeds that is no clear difference.")  # fmt: skip
+    lowest, *_, highest = floors["merged first"]
+    assert highest < 3 < floors["beside NF4"][0]  # as the page's rule has it
+    assert printed(PAGE, r"Divergence, merged: (\S+) to (\S+) floors") == (f"{lowest:.1f}", f"{highest:.1f}")
+    said(PAGE, f"Put beside NF4, five of six runs fell, by {little:.0f} to {much:.0f} points. With three seeds that is "
+               "no clear difference.")  # fmt: skip
     kept = {task: runs.difference(f"{task}, sum", task) for task in ("film", "sums")}
-    said(PAGE, f"The sum keeps film's accuracy {margin}; on sums there is {kept['sums'].verdict}")
+    said(PAGE, f"The sum keeps film's accuracy {margin}. On sums there is {kept['sums'].verdict}")
     factors, of_film = (runs.difference(f"{task}, factors added", f"{task}, sum") for task in ("sums", "film"))
     assert factors.verdict == of_film.verdict == "no clear difference"
     said(PAGE, "no clear difference, nor is there between added factors and the sum.")
@@ -273,14 +263,14 @@ def test_peft_cuts_the_sum_and_takes_the_scale_of_the_adapter_named_first(tmp_pa
         theirs.add_weighted_adapter([first, second], [1.0, 1.0], first + second, combination_type="cat")
         scales = [m.scaling[first + second] for _, m in layers(theirs)]
         assert scales and set(scales) == {scale}
-    said(PAGE, "peft 0.21.2 has two traps")
+    said(PAGE, "with two traps in peft 0.21.2")
     wanted = {path: m.get_delta_weight("film") + m.get_delta_weight("sums") for path, m in layers(theirs)}
     for name, rank, asked in (("default", 8, {}), ("whole", 16, {"svd_rank": 16})):
         theirs.add_weighted_adapter(["film", "sums"], [1.0, 1.0], name, **asked)
         for path, m in layers(theirs):
             missed = (m.get_delta_weight(name) - wanted[path]).norm() / wanted[path].norm()
             assert len(m.lora_A[name].weight) == rank and (missed < 1e-5) == (rank == 16)
-    said(PAGE, "The default, svd, cuts the sum to the larger of the ranks, here 8. Ask for svd_rank=16, or cat")
+    said(PAGE, "The default, svd, cuts the sum to the larger of the ranks, here 8. Ask for cat.")
     told = " ".join(peft.LoraModel.add_weighted_adapter.__doc__.split())
     assert "If None provided, will use max rank of merging adapters" in told
     theirs.load_adapter(tmp_path / "sums", "more")
@@ -294,7 +284,7 @@ def test_peft_cuts_the_sum_and_takes_the_scale_of_the_adapter_named_first(tmp_pa
         assert torch.allclose(m.get_delta_weight("film alone"), film, rtol=1e-4, atol=1e-8)
         assert torch.allclose(m.get_delta_weight("sums alone"), 8**0.5 * sums, rtol=1e-4, atol=1e-8)
         assert torch.allclose(m.get_delta_weight("all rsLoRA"), 2 * sums, rtol=1e-4, atol=1e-8)
-    said(PAGE, r"name sums first, and both is $\sqrt{16}=4$ times too large")
+    said(PAGE, r"with sums first, both is $\sqrt{16}=4$ times too large")
 
 
 @torch.no_grad()
