@@ -64,7 +64,9 @@ def test_the_plans_of_two_cards():
         for found in (plan("33B", card(name).capacity(), 512, 0.4, 1.2) for name in ("RTX 4090", "A100 80GB"))
     )
     assert (small, large) == ((4, "adamw8bit", True), (4, "adamw", False))
-    said(PAGE, f"On the A100 alone. There a row takes {time:.1f} products; with checkpointing it would take more than 3")
+    said(
+        PAGE, f"On the A100 alone. There a row takes {time:.1f} products; with checkpointing it would take more than 3"
+    )
     said(PAGE, f"without checkpointing a row of 33B takes {time:.1f} products, with it more than 3")
     assert row_time((16, "adamw", True), 0.4, 1.2) > 3
     room = card("RTX 4090").capacity() - GiB
@@ -241,7 +243,9 @@ def test_the_losses_of_bitsandbytes_are_the_packages():
 
 
 def test_what_a_layer_keeps_for_the_backward_pass():
-    by_autograd, own = (int(n.replace(",", "")) for n in printed(PAGE, r"left to autograd: (\S+) bytes\n.*: +(\d+) bytes"))
+    by_autograd, own = (
+        int(n.replace(",", "")) for n in printed(PAGE, r"left to autograd: (\S+) bytes\n.*: +(\d+) bytes")
+    )
     assert by_autograd == 4 * 576 * 1536
     said(PAGE, f"It keeps the unpacked weight, {by_autograd / MB:.1f} MB in fp32")
     said(PAGE, f"Your layer keeps {own} bytes of it, autograd {by_autograd / MB:.1f} MB unless blocks are checkpointed")
