@@ -17,16 +17,17 @@ def base(size: str) -> float:
 
 
 def test_the_bill_and_the_paper_s_bases():
-    r"""The base, the paper's, the adapter with its states, what is on top at the peak, and the peak."""
+    r"""The base, the adapter with its states, what is on top at the peak, and the peak."""
     missed = []
     for size in llama_sizes():
         bill, theirs = qlora_bill(size), claims()[f"figure_{size}"]
         assert theirs.where == "figure 6, quoted in bitsandbytes#790"
         own = base(size)
-        parts = own, theirs.value * memory.MB, bill.states - own, bill.peak - bill.states, bill.peak
+        parts = own, bill.states - own, bill.peak - bill.states, bill.peak
         row = tuple(f"{n / GB:.2f}" for n in parts)
-        assert printed(PAGE, rf"LLaMA {size} +(\S+) +(\S+) +(\S+) +(\S+) +(\S+)") == row
-        missed.append(parts[1] - own)
+        if size in ("7B", "65B"):
+            assert printed(PAGE, rf"LLaMA {size} +(\S+) +(\S+) +(\S+) +(\S+)\n?") == row
+        missed.append(theirs.value * memory.MB - own)
     assert missed[0] > 0 and missed == sorted(missed)
     section_2 = claims()["base_7b"]
     assert abs(claims()["figure_7B"].value - section_2.value) < 3 and section_2.where == "section 2"
@@ -44,8 +45,6 @@ def test_what_the_parts_of_7b_take():
     said(PAGE, f"In 7B the adapter with its gradients and moments takes {adapter:.2f} GB: rank 64 beside every layer "
                f"is {share:.1f} % of the parameters, each with a gradient and two moments")  # fmt: skip
     said(PAGE, f"The base is {own:.2f} of the {peak:.2f} GB")
-    said(PAGE, f"The adapter's gradients take {bill.gradients / GB:.2f} GB")
-    said(PAGE, f"Adam's moments take {bill.optimizer / GB:.2f} GB")
     said(PAGE, f"a step of LLaMA 7B takes {peak:.1f} GB: the base {own:.2f}, the adapter with its gradients and "
                f"moments {adapter:.2f}, {on_top:.2f} on top")  # fmt: skip
 
@@ -57,37 +56,17 @@ def test_what_is_on_top_is_one_block_s_activations_and_one_matrix():
     said(PAGE, "a block's activations, computed again, and one weight matrix unpacked into 16 bits")
 
 
-def test_the_highest_rank_below_five_and_a_half_gb():
-    (answer,) = (c.source for c in read(PAGE).cells if "<summary>Answer</summary>" in c.source)
-    assert "the highest rank with which 7B stays below 5.5 GB? Solve it from the table" in answer
-    rank = max(r for r in range(1, 65) if qlora_bill("7B", r=r).peak < 5.5 * GB)
-    bill, a_rank = qlora_bill("7B"), qlora_bill("7B", r=1).states - base("7B")
-    base_7b, on_top = (float(f"{n / GB:.2f}") for n in (base("7B"), bill.peak - bill.states))  # as in the table
-    room = 5.5 - base_7b - on_top
-    assert f"{rank}. A rank takes {a_rank / GB:.2f} GB, and there is room for {room:.2f} GB of adapter" in answer
-    assert int(room * 64 / 2.56) == int(room / 0.04) == rank, "the table's figures lead there"
-
-
-def test_a_prediction_was_held_against_a_measured_step_in_08():
-    predicted, measured = printed("08_qlora", r"(\S+) MB predicted, (\S+) MB measured")
-    assert float(predicted) == float(measured)
-    said(PAGE, "08 held such a prediction against a measured step of SmolLM2; no 7B model was run here.")
+def test_the_sum_is_a_prediction():
+    said(PAGE, "The sum is a prediction; no 7B model was run here.")
 
 
 def test_the_codes_and_the_loss():
-    differ, most = printed(PAGE, r"scales (\S+)% differ, by (\d+) at most")
-    same, layers = printed(PAGE, r"every 4-bit code is the same in (\d+) of (\d+) layers")
-    assert same == layers
-    said(PAGE, f"In all {layers}; but {differ} % of the scales' 8-bit codes differ")
+    layers, same, scales = printed(PAGE, r"of (\d+) layers (\d+) have the same 4-bit codes, (\d+) the same codes of")
+    assert same == layers and int(scales) < int(layers)
+    said(PAGE, f"in how many of the {layers} layers do all 4-bit codes agree?")
     said(PAGE, f"On a CPU all {layers} layers of SmolLM2 have bitsandbytes' 4-bit codes")
-    course, theirs, mixed = (
-        printed(PAGE, rf"(?m)(\d\.\d+)  {whose}$")[0]
-        for whose in ("the course's", "bitsandbytes'", "the course's layers, bitsandbytes' codes and scales")
-    )
-    assert mixed == theirs != course
-    said(PAGE, "With bitsandbytes' codes and scales the course's layers have its loss, to the last digit; with their "
-               f"own it is {float(theirs) - float(course):.3f} lower")  # fmt: skip
-    assert int(most) == 3
+    course, theirs = printed(PAGE, r"loss: the course's (\S+), bitsandbytes' (\S+)")
+    said(PAGE, f"In all {layers}. Some scales differ, and the losses by {abs(float(theirs) - float(course)):.3f}.")
 
 
 def test_gradients_and_moments():
@@ -97,7 +76,7 @@ def test_gradients_and_moments():
                "millionths of its length")  # fmt: skip
     said(PAGE, "They are those of the dense model with the same values, to five digits")
     assert printed(PAGE, r"paged Adam has the same weights, bit for bit: (\w+)") == ("True",)
-    said(PAGE, "The course's versions take ten steps on one matrix, with the same random gradients as PyTorch's Adam")
+    said(PAGE, "Both take ten steps on one matrix, with the same random gradients as PyTorch's Adam")
     said(PAGE, "Paged, they are Adam's bit for bit")
     said(PAGE, "The course's paged Adam is PyTorch's, bit for bit")
     (cell,) = (cell.source for cell in read(PAGE).cells if "PagedAdamW(p" in cell.source)
@@ -111,18 +90,18 @@ def test_gradients_and_moments():
 
 def test_what_arrives_of_an_update_and_with_how_much_noise():
     nearest, chance = (
-        printed(PAGE, rf"{name}: 1× (\S+), .*10× (\S+), 20× (\S+)\n +noise: (\S+) of 08's update, (\S+) of what")
+        printed(PAGE, rf"{name}: 1× (\S+), 20× (\S+); noise (\S+) of 08's update")
         for name in ("to the nearest level", "with your noise")
     )  # fmt: skip
-    assert nearest[0] == "0.00" and abs(float(nearest[2]) - 0.5) < 0.05 and min(map(float, chance[:3])) > 0.95
-    said(PAGE, f"Twenty times: then {nearest[2]} of it arrives at the nearest level, and of 08's own update nothing")
+    assert nearest[0] == "0.00" and abs(float(nearest[1]) - 0.5) < 0.05 and min(map(float, chance[:2])) > 0.95
+    said(PAGE, f"Twenty times: then {nearest[1]} of it arrives at the nearest level, and of 08's own update nothing")
     (share,) = printed("08_qlora", r"the median weight moves (\S+)% of the way to its next level")
     assert 20 * float(share) < 50, "a weight gets there beyond halfway"
     said(PAGE, "With your noise nearly all arrives at every size")
-    times = f"{float(chance[3]):.1f} times the update"
-    said(PAGE, f"The price is the noise, the distance between stored and wanted weights: {times}. The nearest level "
-               f"has {nearest[3]}, the lost update itself")  # fmt: skip
-    said(PAGE, f"The noise is {chance[4]} of the error of the base's own rounding")
+    times = f"{chance[2]} times the update"
+    said(PAGE, f"The price is the noise, the distance between stored and wanted weights: {times}")
+    (part,) = printed(PAGE, r"with your noise it is (\S+) of the base's own rounding error")
+    said(PAGE, f"The noise is large beside the update, but only {part} of the error that the base's own rounding made")
     said(PAGE, "To the nearest level 08's update is lost whole. Rounded by chance it was kept, in this run, with a "
                f"noise of {times}")  # fmt: skip
 
@@ -135,15 +114,20 @@ def test_the_merge_with_noise_keeps_what_the_adapter_gained():
     assert low < 0 < high and high - low < 0.25, "no clear difference, and less than what is not answering with a grade"
     assert float(chance[0]) >= float(gained) - 0.05 and float(nearest[0]) == 0
     said(PAGE, f"In this run the merge with noise gains {chance[0]} nats, the adapter {gained}, a difference of "
-               f"{chance[1]} (± {chance[2]}); the merge to the "
+               f"{chance[1]} (± {chance[2]}). The merge to the "
                f"nearest level gains {nearest[0]}. Nearly all of the gain is answering with a grade (08)")  # fmt: skip
-    (before,) = printed(PAGE, r"(\S+) nats  before training")
-    (guess,) = printed("08_qlora", r"entropy of the grades: (\S+) nats")
+    before, guess = (
+        printed("08_qlora", rf"(\S+) nats  {what}")[0]
+        for what in ("before training", "knowing only how often each grade occurs")
+    )
     assert float(before) - float(guess) > 0.95 * float(gained)
-    same = printed("08_qlora", r"merged into four bits, old scales +\S+ +(\S+) ±")
-    assert float(same[0]) == float(nearest[0]), "08's control"
-    (there,) = printed("08_qlora", r"adapter beside the base +\S+ +(\S+) ±")
-    assert f"{float(there):.2f}" == gained
-    (rival,) = printed("08_qlora", r"merged into the original weights, then four bits +\S+ +(\S+) ±")
+    there, kept, rival = (
+        printed("08_qlora", rf"\n{what} +\S+ +(\S+)")[0]
+        for what in (
+            "adapter beside the base", "merged into four bits", "merged into the original weights, then four bits",
+        )
+    )  # fmt: skip
+    assert there == gained
+    said(PAGE, f"In 08 a merge into four bits kept {kept} of {there} nats")
     assert abs(float(rival) - float(chance[0])) < 0.02
-    said(PAGE, f"Merging into the original weights gained as much in 08 ({float(rival):.2f}); yours does without")
+    said(PAGE, "It did as well here as merging into the original weights (08)")
