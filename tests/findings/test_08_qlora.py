@@ -103,7 +103,7 @@ def test_a_step_of_qlora_is_slower_than_one_of_lora():
     qlora, lora = (costs.read()[arm] for arm in ("qlora", "lora-all-linear"))
     assert qlora.step_ratio > lora.step_ratio
     said(PAGE, "A step gets slower than LoRA's, since unpacking is added work; by how much was not measured on a GPU")
-    said(PAGE, "unpacking takes time")
+    said(PAGE, "Unpacking takes time, and room saves time")
 
 
 def test_the_activations_of_a_step_do_not_shrink():
@@ -183,7 +183,7 @@ def test_training_gets_near_the_entropy():
     said(PAGE, "Nearly all of the gain is answering with a grade at all")
     said(PAGE, f"costs {before} nats before training, {lora} with LoRA and {qlora} with QLoRA")
     said(PAGE, f"knowing only how often each occurs would cost {entropy}")
-    said(PAGE, "one short run ranks neither")
+    said(PAGE, "One short run ranks neither")
 
 
 def left(what: str) -> tuple[float, float]:
@@ -230,7 +230,7 @@ def test_how_far_the_weights_move():
     )
     (small,) = re.search(r"ΔW: ([\d.]+) weights in a million", picture).groups()
     assert float(small) < 1
-    said(PAGE, "fewer than one in a million is moved beyond halfway to its next level")
+    said(PAGE, "Fewer than one in a million is moved beyond halfway to its next level")
 
 
 def test_the_losses_of_bitsandbytes_are_the_packages():

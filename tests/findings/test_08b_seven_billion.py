@@ -84,7 +84,7 @@ def test_gradients_and_moments():
     steps, off = printed(PAGE, r"after (\d+) steps the 8-bit path is off by (\S+)% of the distance")
     assert steps == "10" and 0.5 < float(off) < 1.5
     said(PAGE, "In 8 bits they are off by about a hundredth of the distance travelled in these ten steps")
-    said(PAGE, "its 8-bit Adam is off by about a hundredth of the distance travelled, in ten random steps")
+    said(PAGE, "Its 8-bit Adam is off by about a hundredth of the distance travelled, in ten random steps")
 
 
 def test_what_arrives_of_an_update_and_with_how_much_noise():
