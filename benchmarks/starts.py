@@ -20,7 +20,7 @@ from stepping import Step, Took, interleaved
 from torch import nn
 from twins import load
 
-from coursekit.memory.live import Live
+from coursekit.live import Live
 from coursekit.methods import LoRA
 from coursekit.models import load_decoder
 from coursekit.training.rollouts import sample

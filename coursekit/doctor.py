@@ -171,7 +171,8 @@ def _memory() -> Finding:
 
 
 def _disk() -> Finding:
-    from coursekit.models.cache import ROOM_GB, home
+    from coursekit.models.cache import ROOM_GB
+    from coursekit.paths import home
 
     folder = next(p for p in (home(), *home().parents) if p.exists())
     free = shutil.disk_usage(folder).free / 1e9
@@ -183,8 +184,8 @@ def _disk() -> Finding:
 
 
 def _cache() -> Finding:
-    from coursekit.models.cache import home
     from coursekit.models.sources import problems
+    from coursekit.paths import home
 
     found: dict[str, list[str]] = {}
     for name, problem in problems().items():
@@ -198,7 +199,7 @@ def _cache() -> Finding:
 
 def _network(needed: bool) -> Finding:
     from coursekit.models.archives import archives
-    from coursekit.models.cache import home
+    from coursekit.paths import home
 
     if importlib.util.find_spec("pip") is None:  # as uv makes environments
         said = "not tried: this Python has no pip, which fetches models and texts"

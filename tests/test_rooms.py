@@ -11,8 +11,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "coursekit"
 
 #: Files that lie in no room. Everybody may use them, and they use no room.
 GROUND = {
-    "architecture", "autocast", "counts", "device", "errors", "files", "fingerprint", "interop", "labels", "modes",
-    "paths", "cli_errors",
+    "architecture", "autocast", "counts", "device", "errors", "files", "fingerprint", "interop", "labels", "live",
+    "modes", "paths", "cli_errors",
 }  # fmt: skip
 #: From the ground up: a room imports from rooms to the left of it only.
 ROOMS = (

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from coursekit.checks.core import Exercise
 from coursekit.checks.draw import Draw
-from coursekit.experiments.forgetting import Point, curve, gap
+from coursekit.experiments.exchange import Point, curve, gap
 from coursekit.notebook import built
 
 # forgetting-ewc -------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from torch import Tensor
 from coursekit.checks.compare import Comparison
 from coursekit.checks.core import Exercise
 from coursekit.checks.draw import Draw
+from coursekit.notebook import built
 
 # memory-block ---------------------------------------------------------------------------------------------
 
@@ -154,8 +155,6 @@ class _Keeping(Recompute):
 
 def _checkpointed(kind: type[torch.autograd.Function]) -> Callable[..., Any]:
     def recomputed(*arguments: Any) -> Any:
-        from coursekit.notebook import built  # transformers comes with it
-
         return built.recomputed(kind, *arguments)
 
     return recomputed

@@ -2,23 +2,19 @@ r"""What is learned and what is kept, as data/evidence/forgetting.csv has it: ea
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, geometric_mean, stdev
 
-import numpy as np
-
 from coursekit.errors import CourseError
 from coursekit.experiments import results
+from coursekit.experiments.exchange import Point, curve, gap
 from coursekit.experiments.table import Run
 from coursekit.forgetting.domains import KINDS, OLDS, RATE, Remedy
 from coursekit.notebook.tables import Table
 
 #: A remedy and its strength; ("before", 0) is the model that has not learned the new domain yet.
 Way = tuple[str, float]
-#: Perplexity of what is new and of what is old.
-Point = tuple[float, float]
 #: Where every remedy starts, and all weights without a remedy, at the learning rate that the remedies have.
 BEFORE, PLAIN = ("before", 0.0), ("full", RATE)
 #: The strength at which the learning rate of each kind is searched. (That of `full` is its learning rate.)
@@ -26,20 +22,6 @@ SEARCHED = {"multi-task": 0.5, "replay": 0.2, "L2-SP": 0.01, "EWC": 1000.0, "LoR
 #: What the findings of notebook 01b compare with the curves of the `RIVALS`.
 COMPARED: tuple[Way, ...] = (("WiSE-FT", 0.9), ("EWC", 3000.0), ("L2-SP", 0.01), ("replay", 0.5), ("LoRA", 16.0))
 RIVALS = (PLAIN[0], "WiSE-FT")
-
-
-def curve(plain: Iterable[Point]) -> list[Point]:
-    r"""Those of plain fine-tuning's points that no other is ahead of on both, from the one that learns most."""
-    points = sorted(plain)
-    return [p for p in points if not any(q[0] < p[0] and q[1] < p[1] for q in points)]
-
-
-def gap(new: float, old: float, plain: Iterable[Point]) -> float:
-    r"""`old` minus that of plain fine-tuning where it learns as much as `new`: straight lines between the points of
-    its `curve`, in a picture with two logarithmic axes. `new` lies between the ends of the curve.
-    """
-    x, y = np.log(curve(plain)).T
-    return old - math.exp(np.interp(math.log(new), x, y))
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ def _serve_one(line: socket.socket, number: int, work: Path, lib: Path) -> None:
         job = json.loads(file.readline(boxes.MOST))
     if not job:
         return line.sendall(b'{"runner": "ready"}\n')
-    from coursekit.models.cache import home
+    from coursekit.paths import home
 
     models = home() if home().is_dir() else None
     slot = ContainerRunner("none", number, work, lib, Limits(**job["limits"]), [], [work], models)

@@ -17,6 +17,7 @@ from coursekit.errors import one_of
 from coursekit.grading import gate, needs, verdict
 from coursekit.grading import ids as ids_of
 from coursekit.grading.inside.wire import encode_argument
+from coursekit.paths import home
 
 
 class Work:
@@ -53,8 +54,6 @@ class Work:
 
     def facts(self) -> dict[str, Any]:
         r"""Points of each exercise; seconds of each that trains; the folder of the models, there or not."""
-        from coursekit.models.cache import home
-
         return {
             "points": {id: exercise.points for id, exercise in self.exercises.items()},
             "budgets": {id: training.seconds for id, training in self.trainings.items()},

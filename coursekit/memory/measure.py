@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from coursekit import counts
 from coursekit.errors import CourseError, one_of
 from coursekit.labels import IGNORED
+from coursekit.live import Live
 from coursekit.memory.breakdown import Breakdown, Point
-from coursekit.memory.live import Live
 
 OPTIMIZERS: dict[str, Callable[[list[nn.Parameter]], torch.optim.Optimizer]] = {
     "adamw": lambda p: torch.optim.AdamW(p, lr=0.0, weight_decay=0.0),

@@ -24,8 +24,8 @@ from typing import Any
 
 from coursekit.errors import CourseError, machine
 from coursekit.files import sha256_of
-from coursekit.models.cache import disk_full, home, say
-from coursekit.paths import DATA
+from coursekit.models.cache import disk_full, say
+from coursekit.paths import DATA, home
 
 
 @dataclass(frozen=True)

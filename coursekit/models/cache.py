@@ -19,24 +19,12 @@ from pathlib import Path
 
 from coursekit.errors import CourseError, machine
 from coursekit.files import sha256_of
+from coursekit.paths import home
 
 #: Room that all archives and what is made of them take together, in GB.
 ROOM_GB = 1.0
 #: In every folder of the cache: size and SHA-256 of each of its files.
 NOTE = ".coursekit.json"
-
-
-def home() -> Path:
-    r"""The cache folder: `$COURSEKIT_HOME`, else `coursekit` in the user's cache. It need not exist yet."""
-    chosen = os.environ.get("COURSEKIT_HOME")
-    if chosen:
-        try:
-            return Path(chosen).expanduser().absolute()
-        except RuntimeError as error:
-            raise CourseError(f"COURSEKIT_HOME={chosen}: there is no such user; give a folder") from error
-    import platformdirs
-
-    return Path(platformdirs.user_cache_dir("coursekit", appauthor=False))
 
 
 def ready(name: str, make: Callable[[Path], None], thorough: bool = False) -> Path:

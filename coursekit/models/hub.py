@@ -14,7 +14,7 @@ from transformers.utils import logging as hf_logging
 
 from coursekit.errors import CourseError, one_of, unknown
 from coursekit.models import sources
-from coursekit.models.cache import home
+from coursekit.paths import home
 
 _DECODERS = {"smollm2": sources.smollm2}
 _ENCODERS = {"minilm": sources.minilm}

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode  # PyTorch's own name for it: there is no other
 
 from coursekit.errors import CourseError
-from coursekit.memory.live import Live
+from coursekit.live import Live
 
 
 def lora_layer(

@@ -2,6 +2,8 @@ r"""Every exercise: the reference answer passes, every mutant fails with its own
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -242,3 +244,13 @@ def test_three_steps_are_not_enough_for_lora_train():
     torch.manual_seed(0)
     scored = lora_train.TRAIN.scored(posing, lora_train._trained(*given, alpha / lora_train.R, steps=3))
     assert scored.share < 1 and scored.measured > lora_train.WORKED
+
+
+def test_a_judge_of_one_exercise_loads_no_transformers():
+    r"""It loads all exercises at each start, in two seconds of CPU time; with transformers these were seven."""
+    code = """import sys
+from coursekit.grading.work import Work
+Work(b"", ["lora-truncate"], 4).facts()
+print(*{"transformers", "datasets", "scipy", "sympy", "matplotlib"} & {*sys.modules})"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == "\n", (done.stdout, done.stderr)

@@ -14,8 +14,8 @@ from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM, Trainer, Tra
 
 from coursekit import counts, memory
 from coursekit.checks.memory import block, sharded
+from coursekit.live import Live
 from coursekit.memory import GB, MB
-from coursekit.memory.live import Live
 from coursekit.methods import FullFineTuning, LoRA, detach
 from coursekit.models import load_decoder, sources
 

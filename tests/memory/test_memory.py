@@ -13,9 +13,9 @@ from transformers import AutoConfig
 
 from coursekit import counts
 from coursekit.errors import CourseError
+from coursekit.live import Live
 from coursekit.memory import GB, Breakdown, GiB, Point, Quantized, bill, card, cards, measure, predict, random_batch
 from coursekit.memory.inserted import INSERTED
-from coursekit.memory.live import Live
 from coursekit.memory.measure import by_allocator
 from coursekit.methods import (
     IA3,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from coursekit.errors import CourseError
-from coursekit.memory.live import Live
+from coursekit.live import Live
 from coursekit.memory.measure import measure
 from coursekit.memory.precision import optimizer_bytes
 from coursekit.qlora import adam8bit

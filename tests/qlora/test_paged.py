@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from coursekit.errors import CourseError
-from coursekit.memory.live import Live
+from coursekit.live import Live
 from coursekit.qlora.paged import GRAIN, PagedAdamW, Pager, paged_adamw
 
 OPTIONS = dict(lr=1e-2, betas=(0.8, 0.95), eps=1e-6, weight_decay=0.1)
