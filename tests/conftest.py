@@ -24,6 +24,10 @@ import shapes
 
 # `Float[Tensor, "batch seq"]` becomes a checked promise for every module imported from here on.
 _SHAPES = shapes.install()
+# As in coursekit/cli.py: jsonschema's grammar for addresses, of which notebooks have none, takes two seconds.
+sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
+# Until the tests begin: what is imported and collected stays, and looking for what could go is a seventh of the time.
+gc.disable()
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
@@ -69,6 +73,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()  # what was imported stays: a collection need not walk through all of it again
+    gc.enable()
 
 
 def pytest_runtest_setup() -> None:
