@@ -31,6 +31,7 @@ from coursekit.notebook import parameters as params
 
 #: A page above this many bytes opens in no browser, and making it takes ten times as much memory.
 _LARGEST_PAGE = 100_000_000
+_PAPERMILL = Path(__file__).with_name("start_papermill.py")
 
 
 def run_notebooks(
@@ -155,7 +156,7 @@ class _Batch:
             part.unlink(missing_ok=True)
             file = Path(scratch, "parameters.yaml")
             file.write_text(params.as_yaml(job.given), encoding="utf-8")
-            command = [sys.executable, "-m", "papermill", _argument(job.path), _argument(part)]
+            command = [sys.executable, "-P", str(_PAPERMILL), _argument(job.path), _argument(part)]
             # This Python's kernel, whatever the notebook was last saved with.
             command += ["--kernel", "python3", "--language", "python", "--cwd", str(job.path.absolute().parent)]
             command += ["--progress-bar" if self.bar else "--no-progress-bar", "--log-level", "WARNING"]
