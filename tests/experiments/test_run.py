@@ -1,5 +1,6 @@
 r"""One run: its states, its threshold, its precision; and the topics that are declared."""
 
+import copy
 import importlib
 import sys
 from contextlib import contextmanager, nullcontext
@@ -28,7 +29,7 @@ from coursekit.experiments.run import autocast, baselines, threshold, train
 from coursekit.experiments.table import Cell, Run, read_csv
 from coursekit.forgetting import domains
 from coursekit.paths import DATA
-from coursekit.tasks.task import Task, task_of
+from coursekit.tasks.task import Task, load_text, task_of
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -249,6 +250,27 @@ def test_what_an_encoder_keeps_is_asked_of_other_text(monkeypatch):
         means = [model.bert(**tokenizer(text, return_tensors="pt")).last_hidden_state.mean(1)[0] for text in rest]
     alike = F.cosine_similarity(torch.stack(means)[:, None], torch.stack(means)[None], dim=-1).fill_diagonal_(-1)
     assert (module.neighbours(module.features(model, bench.device)) == alike.argmax(1).numpy()).mean() > 0.98
+
+
+def test_what_a_decoder_keeps_is_the_loss_on_other_text(decoder, monkeypatch):
+    module = importlib.import_module("topics.retention_decoder")
+    monkeypatch.setattr(module, "TEXTS", 3)
+    bench = Bench(Setting("film", "two", "tiny", batch_size=4, sentences=4, validation=4))
+    before = copy.deepcopy(bench.model(0))
+    (run,) = module.carry(bench, module.GRID.arm("full").recipe, Cell("full", 2, 3e-2, 0))
+    assert len(run.correct) == 4 and module.OTHERS == ("product", "newspaper", "tweet")
+    changes = []
+    for domain in module.OTHERS:
+        rows = [
+            bench.prepared.tokenizer(text, return_tensors="pt").input_ids for text in load_text(domain)["test"]["text"]
+        ]
+        rows = [ids for ids in rows if ids.numel() > 1][:3]
+        with torch.no_grad():
+            nats = [before(ids, labels=ids).loss.item() * (ids.numel() - 1) for ids in rows]
+        untrained = sum(nats) / sum(ids.numel() - 1 for ids in rows)
+        assert float(run.more[f"before_{domain}"]) == pytest.approx(untrained, rel=1e-2)  # products in bfloat16
+        changes.append(float(run.more[domain]) - float(run.more[f"before_{domain}"]))
+    assert run.retention == pytest.approx(np.mean(changes), abs=1e-4) and min(map(abs, changes)) > 0
 
 
 def test_examples_in_the_prompt_and_in_training(decoder):
