@@ -245,7 +245,11 @@ def test_lessons_and_topics_of_the_evidence_are_what_findings_read():
         for topic in topics & set(re.findall(r'"(\w+)"', " ".join(calls))):
             read[topic].append(path.stem.split("_")[1])
     read["shortcuts"] = ["`training.fit`"]
-    for topic in ("pooling", "retention"):  # tests/findings/test_evidence.py reads them, for the evidence's own page
+    for topic in (
+        "pooling",
+        "retention",
+        "retention_decoder",
+    ):  # test_evidence.py reads them, for the evidence's own page
         read[topic].append("[what fell and what stood](../data/evidence/README.md)")
     assert dict(rows) == {topic: ", ".join(lessons) for topic, lessons in read.items()}
 

@@ -4,13 +4,13 @@ import re
 
 import pytest
 import torch
-from finding import once_beside, printed, read, said, tied
+from finding import once_beside, printed, read, said, tenths, tied
 
 from coursekit import methods
 from coursekit.checks import lora_train, practice
 from coursekit.comparison import costs
 from coursekit.experiments import results
-from coursekit.experiments.results import Results
+from coursekit.experiments.results import Results, few
 from coursekit.experiments.verdict import MARGIN
 from coursekit.models import load_encoder
 from coursekit.paths import DATA
@@ -130,6 +130,16 @@ def test_ranks_and_places_are_equal_for_practical_purposes(lora):
                "8, and attention alone, the MLP alone, and query and value equal all linear layers.")  # fmt: skip
     assert all(lora.parameters(arm) == pytest.approx(330_000, rel=0.03) for pair in PLACES for arm in pair)
     assert lora.parameters("qv-r8") < lora.parameters("all-r8") / 4
+
+
+def test_little_data_needs_little_rank():
+    runs = results.read("data_size")
+    few_rows = runs.difference(few("r=1", 128), few("full", 128))
+    low, high = (runs.difference(few(f"r={r}", 1024), few("full", 1024)) for r in (1, 64))
+    assert few_rows.verdict == high.verdict == "equal for practical purposes"
+    said(PAGE, "With 128 sentences rank 1 equals full fine-tuning for practical purposes; with 1,024 it is "
+               f"{tenths(low)}, where rank 64 is equal.")  # fmt: skip
+    assert low.verdict == "worse"
 
 
 def test_relatives_of_lora_bring_no_gain(lora):

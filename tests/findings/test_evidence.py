@@ -1,5 +1,6 @@
 r"""What data/evidence/README.md says, computed."""
 
+from functools import partial
 from statistics import mean
 
 import numpy as np
@@ -12,6 +13,7 @@ from coursekit.comparison.candidates import EVERY
 from coursekit.experiments import forgetting, intervals, results
 from coursekit.experiments.results import Results, few
 from coursekit.experiments.table import Cell, Run
+from coursekit.tasks.task import load_task
 
 README = "data/evidence/README.md"
 #: (topics, one arm, another, its verdict, what the README says before the difference)
@@ -314,3 +316,48 @@ def test_what_the_encoder_keeps():
         assert kept.rate(arm) == results.read("methods").rate(arm)
         film = mean(float(run.more["film"]) for run in kept.arms[arm])
         assert abs(film - results.read("methods").accuracy(arm).value) < 0.01
+
+
+def test_the_rank_that_keeps_up_rises_with_the_sentences():
+    runs = results.read("data_size")
+    behind = {}
+    for n in (16, 128, 1024, None):
+        named = str if n is None else partial(few, n=n)
+        behind[n] = {r: runs.difference(named(f"r={r}"), named("full")) for r in (1, 8, 64)}
+    for n in (16, 128):
+        assert all(found.verdict != "worse" and found.high > 0 for found in behind[n].values())
+    assert (behind[1024][1].verdict, behind[1024][64].verdict) == ("worse", "equal for practical purposes")
+    said(
+        README,
+        f"Of ranks 1, 8 and 64 none is behind with 16 or 128 sentences. With 1,024 rank 1 is "
+        f"{tenths(behind[1024][1])}, and rank 64 {behind[1024][64].verdict}. With all 7,530, not yet read through once, rank 1 is "
+        f"{tenths(behind[None][1])}.",
+    )
+    assert len(load_task("film", "two").data["train"]) == 7530 > 300 * 16
+
+
+def test_what_the_decoder_keeps():
+    r"""Beside the bare model, which is what full fine-tuning starts from; adapters and prompts do not."""
+    runs = results.read("retention_decoder")
+    others = ("product", "newspaper", "tweet")
+
+    def loss(run, when=""):
+        return mean(float(run.more[when + name]) for name in others)
+
+    bare = loss(runs.arms["full"][0], "before_")
+    lost = {arm: sorted(loss(run) - bare for run in found) for arm, found in runs.arms.items()}
+    lost["start"] = sorted(loss(run, "before_") - bare for run in runs.arms["pfeiffer"])
+    assert all(len(of) == 3 for of in lost.values())
+    ends = {arm: f"{of[0]:.2f} to {of[-1]:.2f}".replace("-", "−") for arm, of in lost.items()}
+    said(
+        README,
+        f"by {ends['full']} nats a token after full fine-tuning, {ends['ia3']} with (IA)³, {ends['prompt']} with a "
+        f"prompt, {ends['lora']} with LoRA, {ends['llama-adapter']} with LLaMA-Adapter, and {ends['pfeiffer']} with a Pfeiffer "
+        f"adapter, of which its start is {ends['start']}. With every seed full fine-tuning keeps more than any of the "
+        "five but the prompt.",
+    )
+    assert lost.keys() - {"start"} == {"full", "ia3", "prompt", "lora", "llama-adapter", "pfeiffer"}
+    assert all(lost["full"][-1] < of[0] for arm, of in lost.items() if arm not in ("full", "prompt"))
+    assert lost["prompt"][0] < lost["full"][0]
+    for arm in lost.keys() - {"full", "start"}:
+        assert runs.rate(arm) == results.read("decoder").rate(arm)
