@@ -330,8 +330,8 @@ def test_the_rank_that_keeps_up_rises_with_the_sentences():
     said(
         README,
         f"Of ranks 1, 8 and 64 none is behind with 16 or 128 sentences. With 1,024 rank 1 is "
-        f"{tenths(behind[1024][1])}, and rank 64 {behind[1024][64].verdict}. With all 7,530, not yet read through once, rank 1 is "
-        f"{tenths(behind[None][1])}.",
+        f"{tenths(behind[1024][1])}, and rank 64 {behind[1024][64].verdict}. With all 7,530, not yet read "
+        f"through once, rank 1 is {tenths(behind[None][1])}.",
     )
     assert len(load_task("film", "two").data["train"]) == 7530 > 300 * 16
 
@@ -352,8 +352,8 @@ def test_what_the_decoder_keeps():
     said(
         README,
         f"by {ends['full']} nats a token after full fine-tuning, {ends['ia3']} with (IA)³, {ends['prompt']} with a "
-        f"prompt, {ends['lora']} with LoRA, {ends['llama-adapter']} with LLaMA-Adapter, and {ends['pfeiffer']} with a Pfeiffer "
-        f"adapter, of which its start is {ends['start']}. With every seed full fine-tuning keeps more than any of the "
+        f"prompt, {ends['lora']} with LoRA, {ends['llama-adapter']} with LLaMA-Adapter, and {ends['pfeiffer']} with a "
+        f"Pfeiffer adapter, of which its start is {ends['start']}. With every seed full fine-tuning keeps more than any of the "
         "five but the prompt.",
     )
     assert lost.keys() - {"start"} == {"full", "ia3", "prompt", "lora", "llama-adapter", "pfeiffer"}
