@@ -353,8 +353,8 @@ def test_what_the_decoder_keeps():
         README,
         f"by {ends['full']} nats a token after full fine-tuning, {ends['ia3']} with (IA)³, {ends['prompt']} with a "
         f"prompt, {ends['lora']} with LoRA, {ends['llama-adapter']} with LLaMA-Adapter, and {ends['pfeiffer']} with a "
-        f"Pfeiffer adapter, of which its start is {ends['start']}. With every seed full fine-tuning keeps more than any of the "
-        "five but the prompt.",
+        f"Pfeiffer adapter, of which its start is {ends['start']}. With every seed full fine-tuning "
+        "keeps more than any of the five but the prompt.",
     )
     assert lost.keys() - {"start"} == {"full", "ia3", "prompt", "lora", "llama-adapter", "pfeiffer"}
     assert all(lost["full"][-1] < of[0] for arm, of in lost.items() if arm not in ("full", "prompt"))
