@@ -23,8 +23,8 @@ from coursekit.notebook.cells import badge, setup_cell
 
 #: Tags of cells that a reader need not see: folded in JupyterLab, on Colab and on the pages of `coursekit run`.
 FOLDED = frozenset({"setup", "imports", "asserts"})
-#: Pace of somebody who reads to understand: words of prose and lines of visible code a minute.
-WORDS, LINES = 150, 10
+#: Pace of readers who timed themselves: words of prose and lines of visible code a minute.
+WORDS, LINES = 120, 8
 
 #: What a run took, in a notebook's head.
 _MACHINE = re.compile(r"the machine needs (?P<minutes>[\d.]+) minutes and (?P<GB>[\d.]+) GB\b.*")

@@ -131,8 +131,8 @@ def test_what_a_run_took_stays_until_the_next_run(checkout, monkeypatch):
 
 
 def test_reading_takes_longer_the_more_there_is_to_read():
-    words = markdown("word " * 1500 + "<details><summary>Answer</summary></details>")
-    lines = code("x = 1\n\n" * 100)
+    words = markdown("word " * 1200 + "<details><summary>Answer</summary></details>")
+    lines = code("x = 1\n\n" * 80)
     folded = code("x = 1\n" * 100, jupyter={"source_hidden": True})
     asked = code("x = 1\n" * 100, nbgrader={"solution": True, "grade_id": "lora-merge"})
     book = nbformat.v4.new_notebook(cells=[words])
